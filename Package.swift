@@ -1,0 +1,85 @@
+// swift-tools-version: 6.2
+//
+// Two products. `ReactionBackend` is the static library that PGXS links into pg_reactions.so: it runs inside a PostgreSQL
+// backend and therefore imports neither Foundation nor Dispatch nor _Concurrency. `reactiond` is the agent.
+import PackageDescription
+
+/// Settings every target shares.
+let shared: [SwiftSetting] = [
+    .treatAllWarnings(as: .error),
+    .enableUpcomingFeature("ExistentialAny"),  // SE-0335: the cost of an existential is spelled out
+    .enableUpcomingFeature("InternalImportsByDefault"),  // SE-0409: what leaks into an interface is spelled out
+    .enableUpcomingFeature("MemberImportVisibility"),  // SE-0444: a member is visible only where its module is imported
+]
+
+/// Settings of what runs in a backend: no implicit import of _Concurrency or of regular expressions, so neither is linked.
+let backend: [SwiftSetting] =
+    shared + [
+        .unsafeFlags([
+            "-Xfrontend", "-disable-implicit-concurrency-module-import",
+            "-Xfrontend", "-disable-implicit-string-processing-module-import",
+        ])
+    ]
+
+/// Settings of the agent and the tests.
+let agent: [SwiftSetting] =
+    shared + [
+        .enableUpcomingFeature("NonisolatedNonsendingByDefault")  // SE-0461: async functions run on their caller's executor
+    ]
+
+let package = Package(
+    name: "pg_reactions",
+    products: [
+        .library(name: "ReactionBackend", type: .static, targets: ["ReactionBackend"]),
+        .executable(name: "reactiond", targets: ["reactiond"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0", traits: [.defaults, "YAML"]),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/swhitty/FlyingFox", from: "0.27.0"),
+    ],
+    targets: [
+        // C
+        .target(name: "CReactionsBoundary"),
+        .systemLibrary(name: "CHiredis", pkgConfig: "hiredis", providers: [.apt(["libhiredis-dev"])]),
+        .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
+        .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+
+        // Backend and agent
+        .target(name: "ReactionModel", swiftSettings: backend),
+        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+
+        // Backend only
+        .target(
+            name: "ReactionBackend",
+            dependencies: ["CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore"],
+            swiftSettings: backend),
+
+        // Agent only
+        .target(
+            name: "PostgresSource", dependencies: ["CLibPQ", "ReactionModel", "Pipeline"], swiftSettings: agent),
+        .target(
+            name: "Pipeline", dependencies: ["ReactionModel", "RedisStore", "ClickHouseStore"], swiftSettings: agent),
+        .target(
+            name: "ReactionAgent",
+            dependencies: [
+                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl", "CZlib",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "Configuration", package: "swift-configuration"),
+                .product(name: "FlyingFox", package: "FlyingFox"),
+            ], swiftSettings: agent),
+        .executableTarget(
+            name: "reactiond",
+            dependencies: [
+                "ReactionAgent",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: agent),
+    ],
+    swiftLanguageModes: [.v6]
+)

@@ -1,0 +1,84 @@
+public import ReactionModel
+
+/// A run of consecutive events of one batch, in version order: what is sent, verified and resent as one.
+public struct Chunk: Sendable {
+    public var batch: BatchNumber
+    /// Running number within the batch, from 0.
+    public var part: Int32
+    /// Every event has its delta known when the chunk reaches `Sink.insert`.
+    public var events: [Event]
+
+    public init(batch: BatchNumber, part: Int32, events: [Event]) {
+        self.batch = batch
+        self.part = part
+        self.events = events
+    }
+}
+
+/// One reaction's key.
+public struct ReactionKey: Hashable, Sendable {
+    public var typeID: Int16
+    public var userID: Int64
+    public var entityID: Int64
+
+    public init(typeID: Int16, userID: Int64, entityID: Int64) {
+        self.typeID = typeID
+        self.userID = userID
+        self.entityID = entityID
+    }
+}
+
+/// Where events are mirrored to: ClickHouse, or a double in tests.
+public protocol Sink: Sendable {
+    /// Asks the server who it is and what it can do; called after every (re)connect. Returns its start time in unix seconds, by
+    /// which a restart is noticed, and its version.
+    func connect() async throws(SinkError) -> SinkIdentity
+
+    /// Inserts the chunk into the three tables, `entityMetricEvents` last, exactly once: may be called again with the same chunk after
+    /// any error, also by another process, and leaves one copy. Returns when the server has confirmed.
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError)
+
+    /// Whether every event of the chunk is in `entityMetricEvents`, by count and sum of versions.
+    func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
+
+    /// The flags of each key as of every event below `version`; keys without a reaction are left out.
+    func flags(
+        of keys: [ReactionKey], before version: Version, catalog: [Int16: EntityType]
+    ) async throws(SinkError) -> [ReactionKey: Int32]
+}
+
+public struct SinkIdentity: Hashable, Sendable {
+    public var version: String
+    public var startedAt: Int64
+
+    public init(version: String, startedAt: Int64) {
+        self.version = version
+        self.startedAt = startedAt
+    }
+}
+
+/// A failure of a sink with what to do about it, decided from codes, never from message text.
+public struct SinkError: Error, Sendable {
+    public enum Disposition: Sendable {
+        /// Try again later, on the same or a new connection.
+        case retry
+        /// The content was refused: bisect and park.
+        case rejectBatch
+        /// Configuration or privilege: tell the operator and keep trying slowly.
+        case stop
+    }
+
+    public var disposition: Disposition
+    /// HTTP status, 0 if there was no answer.
+    public var status: Int
+    /// ClickHouse's error code, 0 if none.
+    public var code: Int
+    public var message: String
+
+    public init(disposition: Disposition, status: Int = 0, code: Int = 0, message: String) {
+        self.disposition = disposition
+        self.status = status
+        self.code = code
+        self.message = message
+    }
+}

@@ -1,0 +1,6 @@
+import ArgumentParser
+
+@main
+struct Reactiond: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(commandName: "reactiond")
+}

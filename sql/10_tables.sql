@@ -1,0 +1,137 @@
+-- Configuration: dumped by pg_dump. ---------------------------------------------------------------------------------------------
+
+CREATE TABLE entity_type (
+    type_id           smallint PRIMARY KEY,
+    entity_type       text NOT NULL UNIQUE,
+    mode              text NOT NULL CHECK (mode IN ('multi', 'exclusive')),
+    phase             text NOT NULL CHECK (phase IN ('native', 'attached', 'dual_read', 'switch_reads', 'stop_writes', 'archived')),
+    legacy_table      regclass UNIQUE,
+    user_column       name,
+    entity_column     name,
+    kind_column       name,
+    created_column    name,
+    extra_values      jsonb NOT NULL DEFAULT '{}',
+    kind_map          jsonb NOT NULL DEFAULT '{}',
+    unknown_kinds     text NOT NULL DEFAULT 'error' CHECK (unknown_kinds IN ('error', 'skip')),
+    backfilled        boolean NOT NULL DEFAULT true,
+    user_map_key      text NOT NULL,
+    entity_key        text NOT NULL,
+    user_map_shape    text NOT NULL,
+    entity_shape      text NOT NULL,
+    shard_count       integer NOT NULL DEFAULT 100 CHECK (shard_count BETWEEN 1 AND 16384),
+    user_map_limit    integer NOT NULL DEFAULT 5000 CHECK (user_map_limit BETWEEN 1 AND 100000),
+    user_map_ttl      interval NOT NULL DEFAULT '7 days' CHECK (user_map_ttl >= '1 minute'),
+    user_map_max_age  interval NOT NULL DEFAULT '30 days' CHECK (user_map_max_age >= user_map_ttl),
+    entity_ttl        interval NOT NULL DEFAULT '24 hours' CHECK (entity_ttl >= '1 minute'),
+    viral_threshold   integer NOT NULL DEFAULT 10000,
+    regular_threshold integer NOT NULL DEFAULT 8000 CHECK (regular_threshold BETWEEN 1 AND viral_threshold),
+    epoch             bigint NOT NULL DEFAULT 0,
+    created_at        timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (user_map_shape),
+    UNIQUE (entity_shape),
+    CHECK ((legacy_table IS NULL) = (phase = 'native') OR phase IN ('stop_writes', 'archived'))
+);
+
+CREATE TABLE kind (
+    type_id smallint NOT NULL REFERENCES entity_type ON DELETE CASCADE,
+    kind    text NOT NULL CHECK (kind ~ '^[A-Za-z][A-Za-z0-9_]{0,47}$'),
+    flag    integer NOT NULL CHECK (flag > 0 AND flag & (flag - 1) = 0),
+    PRIMARY KEY (type_id, kind),
+    UNIQUE (type_id, flag)
+);
+
+CREATE TABLE phase_log (
+    phase_log_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    entity_type  text NOT NULL,
+    from_phase   text,
+    to_phase     text,
+    forced       boolean NOT NULL DEFAULT false,
+    readiness    jsonb,
+    changed_by   text NOT NULL DEFAULT session_user,
+    changed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE _generation (
+    generation        smallint PRIMARY KEY CHECK (generation BETWEEN 0 AND 511),
+    system_identifier bigint NOT NULL,
+    timeline          bigint NOT NULL,
+    raised_at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The outbox: written in the transaction of the reaction, read by the agent and on cache misses. --------------------------------
+
+CREATE SEQUENCE _version AS bigint MINVALUE 1 MAXVALUE 17592186044415 CACHE 1;
+
+CREATE TABLE _outbox_0 (
+    version     bigint NOT NULL,
+    xid         xid8 NOT NULL,
+    user_id     bigint NOT NULL,
+    entity_id   bigint NOT NULL,
+    created_at  timestamptz NOT NULL,
+    written_at  timestamptz NOT NULL,
+    set_mask    integer NOT NULL,
+    clear_mask  integer NOT NULL,
+    type_id     smallint NOT NULL,
+    scope       "char" NOT NULL,
+    delta_known boolean NOT NULL,
+    PRIMARY KEY (xid, version)
+);
+CREATE INDEX _outbox_0_key ON _outbox_0 (type_id, user_id, entity_id);
+
+CREATE TABLE _outbox_1 (LIKE _outbox_0 INCLUDING ALL);
+CREATE TABLE _outbox_2 (LIKE _outbox_0 INCLUDING ALL);
+
+CREATE VIEW _outbox AS
+    SELECT * FROM _outbox_0 UNION ALL SELECT * FROM _outbox_1 UNION ALL SELECT * FROM _outbox_2;
+
+CREATE TABLE parked_event (
+    version     bigint PRIMARY KEY,
+    batch       bigint NOT NULL,
+    user_id     bigint NOT NULL,
+    entity_id   bigint NOT NULL,
+    created_at  timestamptz NOT NULL,
+    written_at  timestamptz NOT NULL,
+    set_mask    integer NOT NULL,
+    clear_mask  integer NOT NULL,
+    type_id     smallint NOT NULL,
+    scope       "char" NOT NULL,
+    delta_known boolean NOT NULL,
+    error_code  integer NOT NULL,
+    error       text NOT NULL,
+    parked_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    redriven_at timestamptz
+);
+
+-- Rows of a captured table whose kind is not a reaction, one row per statement; the agent folds them.
+CREATE TABLE _skipped (
+    skipped_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    type_id    smallint NOT NULL,
+    kind       text NOT NULL,
+    rows       bigint NOT NULL,
+    skipped_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The mirror's progress: belongs to one cluster, so it is not dumped. -----------------------------------------------------------
+
+-- One row, made by the agent at its first start.
+CREATE TABLE _mirror (
+    only_row       boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    current_outbox smallint NOT NULL DEFAULT 0 CHECK (current_outbox BETWEEN 0 AND 2),
+    floor          bigint NOT NULL DEFAULT 0,
+    base_version   bigint NOT NULL DEFAULT 0,
+    match_wanted   text,
+    rotated_at     timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+
+CREATE TABLE _batch (
+    batch         bigint PRIMARY KEY,
+    snapshot      pg_snapshot NOT NULL,
+    sequence_seen bigint NOT NULL,
+    chunk_events  integer NOT NULL,
+    events        bigint NOT NULL,
+    checksum      bigint NOT NULL,
+    formed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    confirmed_at  timestamptz,
+    finished_at   timestamptz,
+    lag_histogram integer[]
+);
