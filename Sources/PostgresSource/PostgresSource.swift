@@ -126,7 +126,7 @@ public actor PostgresSource {
         try session.query("SELECT pg_try_advisory_lock(\(Self.lockClass), 1)").isTrue(0, 0)
     }
 
-    /// The first thing a leader does: settles generation and base version, clears the bell's flag, and reads what is unfinished.
+    /// The first thing a leader does: settles generation and base version, listens, and reads what is unfinished.
     public func beginTerm() throws(PostgresError) -> Term {
         let session = try session
         generation = try session.query("SELECT reactions._current_generation()").required(0, 0)
@@ -135,7 +135,7 @@ public actor PostgresSource {
         newest = try readNewest()
         try settleBase()
         baseVersion = Version(rawValue: try session.query("SELECT base_version FROM reactions._mirror").required(0, 0))
-        _ = try session.execute("LISTEN reactions; SELECT reactions._set_asleep(false)")
+        _ = try session.execute("LISTEN reactions")
         return Term(
             generation: generation,
             systemIdentifier: UInt64(bitPattern: try cluster.required(0, 0, as: Int64.self)),
@@ -155,7 +155,8 @@ public actor PostgresSource {
         return try session.query("SELECT pg_current_xact_id()").required(0, 0)
     }
 
-    public func wakeUpWriters() throws(PostgresError) {
+    /// Clears the flag that `fallAsleep` has set.
+    public func stayAwake() throws(PostgresError) {
         _ = try session.query("SELECT reactions._set_asleep(false)")
     }
 
