@@ -29,7 +29,7 @@ CREATE TABLE entity_type (
     created_at        timestamptz NOT NULL DEFAULT now(),
     UNIQUE (user_map_shape),
     UNIQUE (entity_shape),
-    CHECK ((legacy_table IS NULL) = (phase = 'native') OR phase IN ('stop_writes', 'archived'))
+    CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase = 'native'))
 );
 
 CREATE TABLE kind (
@@ -78,8 +78,13 @@ CREATE TABLE _outbox_0 (
 );
 CREATE INDEX _outbox_0_key ON _outbox_0 (type_id, user_id, entity_id);
 
-CREATE TABLE _outbox_1 (LIKE _outbox_0 INCLUDING ALL);
-CREATE TABLE _outbox_2 (LIKE _outbox_0 INCLUDING ALL);
+CREATE TABLE _outbox_1 (LIKE _outbox_0);
+ALTER TABLE _outbox_1 ADD PRIMARY KEY (xid, version);
+CREATE INDEX _outbox_1_key ON _outbox_1 (type_id, user_id, entity_id);
+
+CREATE TABLE _outbox_2 (LIKE _outbox_0);
+ALTER TABLE _outbox_2 ADD PRIMARY KEY (xid, version);
+CREATE INDEX _outbox_2_key ON _outbox_2 (type_id, user_id, entity_id);
 
 CREATE VIEW _outbox AS
     SELECT * FROM _outbox_0 UNION ALL SELECT * FROM _outbox_1 UNION ALL SELECT * FROM _outbox_2;
@@ -104,11 +109,11 @@ CREATE TABLE parked_event (
 
 -- Rows of a captured table whose kind is not a reaction, one row per statement; the agent folds them.
 CREATE TABLE _skipped (
-    skipped_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    version    bigint PRIMARY KEY,
     type_id    smallint NOT NULL,
     kind       text NOT NULL,
     rows       bigint NOT NULL,
-    skipped_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    skipped_at timestamptz NOT NULL
 );
 
 -- The mirror's progress: belongs to one cluster, so it is not dumped. -----------------------------------------------------------

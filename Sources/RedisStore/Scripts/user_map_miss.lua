@@ -1,0 +1,25 @@
+-- KEYS: the map. ARGV: stamp, nonce for a fresh map, TTL in s, greatest age in s, lease in ms, limit of a partial map.
+-- Returns {nonce, state, granted}.
+
+local key, stamp = KEYS[1], ARGV[1]
+local marker = parse_marker(redis.call('HGET', key, MARKER), stamp)
+local time = redis.call('TIME')
+local now = tonumber(time[1])
+local now_ms = now * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+if marker and now - marker.filled >= tonumber(ARGV[4]) then marker = nil end
+if marker and marker.state == 'p' and redis.call('HLEN', key) > tonumber(ARGV[6]) + 1 then marker = nil end
+
+if marker and (marker.state ~= 'n' or marker.lease > now_ms) then
+    return { marker.nonce, marker.state, marker.state == 'n' and 0 or 1 }
+end
+
+local is_fresh = not marker
+if is_fresh then
+    redis.call('DEL', key)
+    marker = { stamp = stamp, nonce = ARGV[2], floor = 0, state = 'n', filled = now, touched = now }
+end
+marker.lease = now_ms + tonumber(ARGV[5])
+redis.call('HSET', key, MARKER, format_marker(marker))
+if is_fresh then redis.call('EXPIRE', key, ARGV[3]) end
+return { marker.nonce, marker.state, 1 }

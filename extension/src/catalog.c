@@ -1,0 +1,478 @@
+/*
+ * Entity types and kinds, cached per backend.
+ *
+ * The cache is dropped by relation-cache invalidation of reactions.entity_type, which triggers on the configuration tables send (see
+ * configuration_changed). It is read with the newest snapshot, because a REPEATABLE READ transaction would otherwise cache the past
+ * for ever, and kept only if no invalidation came while it was read.
+ *
+ * The fence is RowExclusiveLock on reactions.entity_type. It is taken every time: a remembered lock may have gone with a savepoint.
+ * A relation lock is fast-path and processes invalidations; an advisory lock does neither.
+ *
+ * A type that was handed out stays in memory until the transaction ends, whatever is invalidated meanwhile.
+ */
+#include "catalog.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Columns of reactions.entity_type that are read here, in the order of sql/10_tables.sql. */
+enum
+{
+	ATTR_TYPE_ID = 1,
+	ATTR_ENTITY_TYPE,
+	ATTR_MODE,
+	ATTR_PHASE,
+	ATTR_LEGACY_TABLE,
+	ATTR_USER_COLUMN,
+	ATTR_ENTITY_COLUMN,
+	ATTR_KIND_COLUMN,
+	ATTR_CREATED_COLUMN,
+	ATTR_EXTRA_VALUES,
+	ATTR_KIND_MAP,
+	ATTR_UNKNOWN_KINDS,
+	ATTR_BACKFILLED,
+	ATTR_USER_MAP_KEY,
+	ATTR_ENTITY_KEY,
+	ATTR_USER_MAP_SHAPE,
+	ATTR_ENTITY_SHAPE,
+	ATTR_SHARD_COUNT,
+	ATTR_USER_MAP_LIMIT,
+	ATTR_USER_MAP_TTL,
+	ATTR_USER_MAP_MAX_AGE,
+	ATTR_ENTITY_TTL,
+	ATTR_VIRAL_THRESHOLD,
+	ATTR_REGULAR_THRESHOLD,
+	ATTR_EPOCH
+};
+
+typedef struct Catalog
+{
+	MemoryContext context;
+	CatalogRelations relations;
+	List	   *types;			/* of ReactionType * */
+	int			current_outbox;
+} Catalog;
+
+static Catalog *catalog = NULL;
+
+/* Catalogs replaced in this transaction: types of them may still be in use. */
+static List *replaced = NIL;
+
+static uint64 invalidations = 0;
+static uint64 catalog_read_at = 0;	/* `invalidations` when `catalog` was read */
+
+static const char *const phase_names[] = {"native", "attached", "dual_read", "switch_reads", "stop_writes", "archived"};
+
+/* Can be called at any time; remembers only. */
+static void
+relation_invalidated(Datum argument, Oid relation)
+{
+	if (relation == InvalidOid || catalog == NULL || relation == catalog->relations.entity_type)
+		invalidations++;
+}
+
+static void
+transaction_ended(XactEvent event, void *argument)
+{
+	ListCell   *cell;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	foreach(cell, replaced)
+		MemoryContextDelete(((Catalog *) lfirst(cell))->context);
+	list_free(replaced);
+	replaced = NIL;
+}
+
+void
+catalog_init(void)
+{
+	CacheRegisterRelcacheCallback(relation_invalidated, (Datum) 0);
+	RegisterXactCallback(transaction_ended, NULL);
+}
+
+Snapshot
+catalog_newest_snapshot(void)
+{
+	return IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot();
+}
+
+static Oid
+own_relation(Oid namespace_id, const char *name)
+{
+	Oid			relation = get_relname_relid(name, namespace_id);
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"reactions.%s\" does not exist", name),
+				 errhint("Run CREATE EXTENSION pg_reactions in this database, or ALTER EXTENSION pg_reactions UPDATE.")));
+	return relation;
+}
+
+static void
+find_relations(CatalogRelations *relations)
+{
+	Oid			namespace_id = get_namespace_oid("reactions", true);
+
+	if (!OidIsValid(namespace_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_SCHEMA),
+				 errmsg("schema \"reactions\" does not exist"),
+				 errhint("Run CREATE EXTENSION pg_reactions in this database.")));
+	relations->namespace_id = namespace_id;
+	relations->entity_type = own_relation(namespace_id, "entity_type");
+	relations->kind = own_relation(namespace_id, "kind");
+	relations->generation = own_relation(namespace_id, "_generation");
+	relations->version_sequence = own_relation(namespace_id, "_version");
+	relations->mirror = own_relation(namespace_id, "_mirror");
+	relations->skipped = own_relation(namespace_id, "_skipped");
+	for (int i = 0; i < OUTBOX_TABLES; i++)
+	{
+		relations->outbox[i] = own_relation(namespace_id, psprintf("_outbox_%d", i));
+		relations->outbox_key[i] = own_relation(namespace_id, psprintf("_outbox_%d_key", i));
+	}
+}
+
+static int32
+interval_seconds(Datum value)
+{
+	Interval   *interval = DatumGetIntervalP(value);
+	double		seconds = interval->time / (double) USECS_PER_SEC +
+		((double) interval->month * DAYS_PER_MONTH + interval->day) * SECS_PER_DAY;
+
+	return (int32) Max(1.0, Min(seconds, (double) PG_INT32_MAX));
+}
+
+static char *
+name_or_null(TupleTableSlot *slot, AttrNumber attribute)
+{
+	bool		is_null;
+	Datum		value = slot_getattr(slot, attribute, &is_null);
+
+	return is_null ? NULL : pstrdup(NameStr(*DatumGetName(value)));
+}
+
+static char *
+text_at(TupleTableSlot *slot, AttrNumber attribute)
+{
+	bool		is_null;
+	Datum		value = slot_getattr(slot, attribute, &is_null);
+
+	return is_null ? pstrdup("") : TextDatumGetCString(value);
+}
+
+static char *
+jsonb_text_at(TupleTableSlot *slot, AttrNumber attribute)
+{
+	bool		is_null;
+	Datum		value = slot_getattr(slot, attribute, &is_null);
+	Jsonb	   *document;
+
+	if (is_null)
+		return pstrdup("{}");
+	document = DatumGetJsonbP(value);
+	return JsonbToCString(NULL, &document->root, VARSIZE(document));
+}
+
+static Datum
+value_at(TupleTableSlot *slot, AttrNumber attribute)
+{
+	bool		is_null;
+	Datum		value = slot_getattr(slot, attribute, &is_null);
+
+	return is_null ? (Datum) 0 : value;
+}
+
+static ReactionType *
+read_type(TupleTableSlot *slot, MemoryContext context)
+{
+	ReactionType *type = palloc0(sizeof(ReactionType));
+	char	   *phase = text_at(slot, ATTR_PHASE);
+
+	type->context = context;
+	type->type_id = DatumGetInt16(value_at(slot, ATTR_TYPE_ID));
+	type->name = text_at(slot, ATTR_ENTITY_TYPE);
+	type->exclusive = strcmp(text_at(slot, ATTR_MODE), "exclusive") == 0;
+	for (int i = 0; i < lengthof(phase_names); i++)
+		if (strcmp(phase_names[i], phase) == 0)
+			type->phase = i;
+	type->legacy_table = DatumGetObjectId(value_at(slot, ATTR_LEGACY_TABLE));
+	type->user_column = name_or_null(slot, ATTR_USER_COLUMN);
+	type->entity_column = name_or_null(slot, ATTR_ENTITY_COLUMN);
+	type->kind_column = name_or_null(slot, ATTR_KIND_COLUMN);
+	type->created_column = name_or_null(slot, ATTR_CREATED_COLUMN);
+	type->extra_values = jsonb_text_at(slot, ATTR_EXTRA_VALUES);
+	type->kind_map = jsonb_text_at(slot, ATTR_KIND_MAP);
+	type->skip_unknown = strcmp(text_at(slot, ATTR_UNKNOWN_KINDS), "skip") == 0;
+	type->backfilled = DatumGetBool(value_at(slot, ATTR_BACKFILLED));
+
+	type->boundary.name = type->name;
+	type->boundary.user_map_template = text_at(slot, ATTR_USER_MAP_KEY);
+	type->boundary.entity_template = text_at(slot, ATTR_ENTITY_KEY);
+	type->boundary.shard_count = DatumGetInt32(value_at(slot, ATTR_SHARD_COUNT));
+	type->boundary.user_map_limit = DatumGetInt32(value_at(slot, ATTR_USER_MAP_LIMIT));
+	type->boundary.user_map_ttl_s = interval_seconds(value_at(slot, ATTR_USER_MAP_TTL));
+	type->boundary.user_map_max_age_s = interval_seconds(value_at(slot, ATTR_USER_MAP_MAX_AGE));
+	type->boundary.epoch = DatumGetInt64(value_at(slot, ATTR_EPOCH));
+	return type;
+}
+
+/* Calls `row` for every row of the relation that the snapshot sees. */
+static void
+scan_relation(Oid relation_id, Snapshot snapshot, void (*row) (TupleTableSlot *slot, Catalog *into), Catalog *into)
+{
+	Relation	relation = table_open(relation_id, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		row(slot, into);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, AccessShareLock);
+}
+
+static void
+add_type(TupleTableSlot *slot, Catalog *into)
+{
+	into->types = lappend(into->types, read_type(slot, into->context));
+}
+
+static void
+add_kind(TupleTableSlot *slot, Catalog *into)
+{
+	int16		type_id = DatumGetInt16(value_at(slot, 1));
+	ListCell   *cell;
+
+	foreach(cell, into->types)
+	{
+		ReactionType *type = lfirst(cell);
+		size_t		count = type->boundary.kind_count;
+		rx_kind    *kinds = (rx_kind *) type->boundary.kinds;
+
+		if (type->type_id != type_id)
+			continue;
+		kinds = kinds == NULL ? palloc(32 * sizeof(rx_kind)) : kinds;
+		if (count >= 31)
+			return;
+		kinds[count].name = text_at(slot, 2);
+		kinds[count].flag = DatumGetInt32(value_at(slot, 3));
+		type->all_flags |= kinds[count].flag;
+		type->boundary.kinds = kinds;
+		type->boundary.kind_count = count + 1;
+	}
+}
+
+static void
+set_current_outbox(TupleTableSlot *slot, Catalog *into)
+{
+	into->current_outbox = DatumGetInt16(value_at(slot, 2));
+}
+
+static Catalog *
+read_catalog(void)
+{
+	MemoryContext context = AllocSetContextCreate(CacheMemoryContext, "pg_reactions catalog", ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	Catalog    *fresh = palloc0(sizeof(Catalog));
+	Snapshot	snapshot;
+
+	/* A child of the current context until it is complete: an error must not leak it. */
+	MemoryContextSetParent(context, before);
+	fresh->context = context;
+	find_relations(&fresh->relations);
+
+	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+	scan_relation(fresh->relations.entity_type, snapshot, add_type, fresh);
+	scan_relation(fresh->relations.kind, snapshot, add_kind, fresh);
+	scan_relation(fresh->relations.mirror, snapshot, set_current_outbox, fresh);
+	UnregisterSnapshot(snapshot);
+
+	MemoryContextSwitchTo(before);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	return fresh;
+}
+
+static bool
+is_fresh(void)
+{
+	return catalog != NULL && catalog_read_at == invalidations;
+}
+
+static Catalog *
+current_catalog(void)
+{
+	AcceptInvalidationMessages();
+	while (!is_fresh())
+	{
+		uint64		started_at = invalidations;
+		Catalog    *fresh = read_catalog();
+		MemoryContext before = MemoryContextSwitchTo(TopMemoryContext);
+
+		if (catalog != NULL)
+			replaced = lappend(replaced, catalog);
+		MemoryContextSwitchTo(before);
+		catalog = fresh;
+		catalog_read_at = started_at;
+
+		/* In parallel mode the snapshot may be old: use what was read, but read again next time. */
+		if (IsInParallelMode())
+		{
+			invalidations++;
+			break;
+		}
+	}
+	return catalog;
+}
+
+const CatalogRelations *
+catalog_relations(void)
+{
+	return &current_catalog()->relations;
+}
+
+int
+catalog_current_outbox(void)
+{
+	return current_catalog()->current_outbox;
+}
+
+ReactionType *
+catalog_type(const char *name)
+{
+	ListCell   *cell;
+
+	foreach(cell, current_catalog()->types)
+	{
+		ReactionType *type = lfirst(cell);
+
+		if (strcmp(type->name, name) == 0)
+			return type;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("entity type \"%s\" does not exist", name),
+			 errhint("Make it with reactions.add_entity_type or reactions.attach; reactions.entity_type lists what there is.")));
+}
+
+ReactionType *
+catalog_type_of_argument(text *name)
+{
+	ListCell   *cell;
+	const char *bytes = VARDATA_ANY(name);
+	size_t		length = VARSIZE_ANY_EXHDR(name);
+
+	foreach(cell, current_catalog()->types)
+	{
+		ReactionType *type = lfirst(cell);
+
+		if (strlen(type->name) == length && memcmp(type->name, bytes, length) == 0)
+			return type;
+	}
+	return catalog_type(text_to_cstring(name));
+}
+
+ReactionType *
+catalog_type_of_table(Oid table)
+{
+	ListCell   *cell;
+
+	foreach(cell, current_catalog()->types)
+	{
+		ReactionType *type = lfirst(cell);
+
+		if (type->legacy_table == table)
+			return type;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" has the triggers of pg_reactions but is not attached to an entity type", get_rel_name(table)),
+			 errhint("Run reactions.attach again, or reactions.detach to drop the triggers.")));
+}
+
+ReactionType *
+catalog_cached_type(int16 type_id)
+{
+	ListCell   *cell;
+
+	if (!is_fresh())
+		return NULL;
+	foreach(cell, catalog->types)
+	{
+		ReactionType *type = lfirst(cell);
+
+		if (type->type_id == type_id)
+			return type;
+	}
+	return NULL;
+}
+
+int32
+catalog_flag(ReactionType *type, const char *kind)
+{
+	for (size_t i = 0; i < type->boundary.kind_count; i++)
+		if (strcmp(type->boundary.kinds[i].name, kind) == 0)
+			return type->boundary.kinds[i].flag;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("entity type \"%s\" has no kind \"%s\"", type->name, kind),
+			 errhint("Kinds are case-sensitive; reactions.kind lists them, reactions.add_kind adds one.")));
+}
+
+void
+catalog_cluster(rx_type *boundary)
+{
+	TimeLineID	timeline;
+
+	if (RecoveryInProgress())
+		(void) GetXLogReplayRecPtr(&timeline);
+	else
+		timeline = GetWALInsertionTimeLine();
+	boundary->system_identifier = GetSystemIdentifier();
+	boundary->timeline = timeline;
+}
+
+const rx_type *
+catalog_boundary(ReactionType *type)
+{
+	catalog_cluster(&type->boundary);
+	return &type->boundary;
+}
+
+void
+catalog_fence(void)
+{
+	LockRelationOid(catalog_relations()->entity_type, RowExclusiveLock);
+}
+
+PG_FUNCTION_INFO_V1(reactions_configuration_changed);
+
+/* Trigger on the configuration tables: every backend drops its cache when this transaction commits. */
+Datum
+reactions_configuration_changed(PG_FUNCTION_ARGS)
+{
+	Oid			namespace_id = get_namespace_oid("reactions", false);
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as a trigger", "_configuration_changed")));
+	CacheInvalidateRelcacheByRelid(own_relation(namespace_id, "entity_type"));
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,99 @@
+/* Entity types and kinds, as cached per backend, and the fence that orders writers and flips. */
+#ifndef PG_REACTIONS_CATALOG_H
+#define PG_REACTIONS_CATALOG_H
+
+#include "compat.h"
+
+#include "CReactionsBoundary.h"
+#include "nodes/pg_list.h"
+#include "utils/snapshot.h"
+
+#define OUTBOX_TABLES 3
+
+typedef enum ReactionPhase
+{
+	PHASE_NATIVE,
+	PHASE_ATTACHED,
+	PHASE_DUAL_READ,
+	PHASE_SWITCH_READS,
+	PHASE_STOP_WRITES,
+	PHASE_ARCHIVED
+} ReactionPhase;
+
+/* Where a label of a legacy table's kind column leads. */
+typedef struct KindLabel
+{
+	Oid			enum_value;		/* of an enum column, else InvalidOid */
+	char	   *text;
+	int32		flag;			/* 0: not a reaction, skipped */
+} KindLabel;
+
+typedef struct ReactionType
+{
+	int16		type_id;
+	char	   *name;
+	bool		exclusive;
+	ReactionPhase phase;
+	Oid			legacy_table;	/* InvalidOid without one */
+	char	   *user_column;
+	char	   *entity_column;
+	char	   *kind_column;
+	char	   *created_column; /* NULL without one */
+	char	   *extra_values;	/* jsonb, as text */
+	char	   *kind_map;		/* jsonb, as text */
+	bool		skip_unknown;
+	bool		backfilled;		/* an UPDATE that changes nothing needs no event */
+	int32		all_flags;		/* of every kind */
+	rx_type		boundary;		/* the same for the Swift half; system identifier and timeline are set per use */
+
+	List	   *labels;			/* of KindLabel, found so far */
+	struct LegacyPlans *plans;	/* of legacy.c, made on first use */
+	MemoryContext context;		/* all of the above lives here */
+} ReactionType;
+
+/* The extension's own relations. */
+typedef struct CatalogRelations
+{
+	Oid			namespace_id;
+	Oid			entity_type;
+	Oid			kind;
+	Oid			generation;
+	Oid			version_sequence;
+	Oid			mirror;
+	Oid			skipped;
+	Oid			outbox[OUTBOX_TABLES];
+	Oid			outbox_key[OUTBOX_TABLES];
+} CatalogRelations;
+
+extern void catalog_init(void);
+
+/* The relations; raises if the extension is not created in this database. */
+extern const CatalogRelations *catalog_relations(void);
+
+/* The type; raises 42704 if there is none of that name. Valid until the end of the transaction, even if it is changed meanwhile. */
+extern ReactionType *catalog_type(const char *name);
+extern ReactionType *catalog_type_of_argument(text *name);
+extern ReactionType *catalog_type_of_table(Oid table);
+
+/* As cached, without looking anything up: NULL if unknown or stale. For use where nothing may be raised. */
+extern ReactionType *catalog_cached_type(int16 type_id);
+
+/* The outbox table that is written at present, 0 .. OUTBOX_TABLES - 1. */
+extern int	catalog_current_outbox(void);
+
+/* The flag of a kind; raises 22023 if the type has no such kind. */
+extern int32 catalog_flag(ReactionType *type, const char *kind);
+
+/* For the Swift half: the type with what its stamp is made of. */
+extern const rx_type *catalog_boundary(ReactionType *type);
+
+/* Sets system identifier and timeline of this server. */
+extern void catalog_cluster(rx_type *boundary);
+
+/* The fence: taken by every writer, every time; what is read of the catalog afterwards holds until the transaction ends. */
+extern void catalog_fence(void);
+
+/* The newest snapshot, which a REPEATABLE READ transaction's own is not; in parallel mode, where there is none, the active one. */
+extern Snapshot catalog_newest_snapshot(void);
+
+#endif							/* PG_REACTIONS_CATALOG_H */

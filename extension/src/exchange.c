@@ -1,0 +1,78 @@
+/*
+ * Waiting for an outside server.
+ *
+ * Swift moves bytes without blocking and says what it waits for; this file waits, on the process latch and the socket together. Even
+ * WaitLatchOrSocket can raise, therefore no Swift frame is on the stack meanwhile.
+ */
+#include "exchange.h"
+
+#include "guc.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+/* Waits as asked; returns what ended it. */
+static rx_ready
+wait_for(const rx_wait *wait)
+{
+	int			events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT;
+	long		timeout = Max(wait->timeout_ms, 0);
+	pgsocket	socket = PGINVALID_SOCKET;
+	TimestampTz deadline;
+
+	if (wait->action == RX_WAIT_READ || wait->action == RX_WAIT_WRITE)
+	{
+		events |= wait->action == RX_WAIT_READ ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE;
+		socket = wait->fd;
+	}
+	deadline = GetCurrentTimestamp() + timeout * INT64CONST(1000);
+	for (;;)
+	{
+		int			happened = WaitLatchOrSocket(MyLatch, events, socket, timeout, PG_WAIT_EXTENSION);
+
+		if (happened & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (happened & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE))
+			return RX_READY_SOCKET;
+
+		/* The latch alone is somebody else's business: wait on for what is left. */
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if ((happened & WL_TIMEOUT) || timeout <= 0)
+			return RX_READY_TIMEOUT;
+	}
+}
+
+bool
+exchange_run(rx_exchange *exchange, TruthGiver giver, void *context, rx_error *error)
+{
+	rx_ready	ready = RX_READY_NONE;
+
+	for (;;)
+	{
+		rx_wait		wait = rx_step(exchange, ready);
+
+		ready = RX_READY_NONE;
+		switch ((rx_action) wait.action)
+		{
+			case RX_DONE:
+				return true;
+			case RX_FAILED:
+				rx_failure(exchange, error);
+				return false;
+			case RX_WAIT_READ:
+			case RX_WAIT_WRITE:
+			case RX_WAIT_TIMER:
+				ready = wait_for(&wait);
+				break;
+			case RX_WANT_TRUTH:
+				giver(exchange, context);
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}

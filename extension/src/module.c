@@ -1,0 +1,30 @@
+/*
+ * Loading. Preloading is optional: it saves the loading of the library per connection and makes the counters shared.
+ */
+#include "module.h"
+
+#include "CReactionsBoundary.h"
+#include "catalog.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "shmem.h"
+#include "storage/ipc.h"
+#include "xact.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+void
+_PG_init(void)
+{
+	/* pg_upgrade starts servers that nobody reacts on. */
+	if (IsBinaryUpgrade)
+		return;
+	guc_init();
+	shmem_init();
+	catalog_init();
+	capture_init();
+	xact_init();
+}

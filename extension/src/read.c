@@ -1,0 +1,355 @@
+/*
+ * Reading a user's flags.
+ *
+ *   attached, dual_read     the table
+ *   switch_reads            Redis, on a miss the table
+ *   all others              Redis, on a miss ClickHouse under the outbox
+ *
+ * A transaction that has written reads the table itself, which shows its own rows, or puts its own outbox rows over the answer: those
+ * of commands before the active snapshot's, as for any table. Such a transaction never fills the cache.
+ *
+ * The truth is read under one newest snapshot, taken after Redis has answered the miss (a fill of what was read earlier could hide a
+ * later event for ever), and under the lock that keeps the outbox from being truncated between the floor and the rows.
+ */
+#include "read.h"
+
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "exchange.h"
+#include "guc.h"
+#include "outbox.h"
+#include "report.h"
+#include "shmem.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+typedef struct TruthQuestion
+{
+	ReactionType *type;
+	int64		user_id;
+	bool		from_table;
+} TruthQuestion;
+
+static void
+give_truth(rx_exchange *exchange, void *context)
+{
+	TruthQuestion *question = context;
+	MemoryContext local = AllocSetContextCreate(CurrentMemoryContext, "pg_reactions truth", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(local);
+	rx_truth_wanted wanted;
+	rx_truth	truth = {0};
+	Snapshot	snapshot;
+	OutboxRow  *rows;
+	rx_event   *events;
+	UserFlags	found = {NULL, NULL, 0, false};
+
+	rx_wanted_truth(exchange, &wanted);
+	outbox_lock();
+	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+	truth.floor = outbox_floor(snapshot);
+	rows = outbox_scan(question->type, question->user_id, NULL, OUTBOX_COMMITTED_IN, snapshot, &truth.outbox_count);
+	if (question->from_table)
+	{
+		found = wanted.whole_user
+			? legacy_read_user(question->type, question->user_id, wanted.limit, snapshot)
+			: legacy_read_entities(question->type, question->user_id, wanted.entity_ids, wanted.entity_count, snapshot);
+		shmem_count(COUNTER_TABLE_READS, 1);
+	}
+	UnregisterSnapshot(snapshot);
+	outbox_unlock();
+
+	events = MemoryContextAllocHuge(local, Max(truth.outbox_count, 1) * sizeof(rx_event));
+	for (size_t i = 0; i < truth.outbox_count; i++)
+		events[i] = rows[i].event;
+	truth.outbox = events;
+	truth.entity_ids = found.entity_ids;
+	truth.flags = found.flags;
+	truth.count = found.count;
+	truth.overflow = found.overflow;
+	rx_give_truth(exchange, &truth);
+
+	MemoryContextSwitchTo(before);
+	MemoryContextDelete(local);
+}
+
+/* Whether what is read may be put into the cache: only if no snapshot that is used can hold something uncommitted or old. */
+static bool
+may_fill(void)
+{
+	return !RecoveryInProgress() && !IsInParallelMode() && !TransactionIdIsValid(GetTopTransactionIdIfAny());
+}
+
+/*
+ * Runs an exchange that answers with entities and flags, and copies the answer into `result` (memory of the current context). Ends the
+ * exchange whatever happens.
+ */
+static bool
+run(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error *error)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		done = exchange_run(exchange, give_truth, question, error);
+		if (done)
+		{
+			rx_read_result answer;
+
+			rx_read_answer(exchange, &answer);
+			result->count = answer.count;
+			result->overflow = !answer.complete;
+			result->entity_ids = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int64));
+			result->flags = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int32));
+			memcpy(result->entity_ids, answer.entity_ids, answer.count * sizeof(int64));
+			memcpy(result->flags, answer.flags, answer.count * sizeof(int32));
+		}
+	}
+	PG_FINALLY();
+	{
+		rx_end(exchange);
+		shmem_count_exchange();
+	}
+	PG_END_TRY();
+	return done;
+}
+
+static bool
+reads_table_only(const ReactionType *type)
+{
+	return type->phase == PHASE_ATTACHED || type->phase == PHASE_DUAL_READ ||
+		(type->phase == PHASE_SWITCH_READS && outbox_written_in_transaction());
+}
+
+static int
+compare_ids(const void *left, const void *right)
+{
+	int64		a = *(const int64 *) left;
+	int64		b = *(const int64 *) right;
+
+	return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/* The user's own uncommitted events that the active snapshot sees, in version order. */
+static OutboxRow *
+own_events(ReactionType *type, int64 user_id, size_t *count)
+{
+	OutboxRow  *rows;
+
+	*count = 0;
+	if (legacy_is_truth(type) || !outbox_written_in_transaction())
+		return NULL;
+	rows = outbox_scan(type, user_id, NULL, OUTBOX_OWN_BEFORE, GetActiveSnapshot(), count);
+	if (*count > 1)
+		qsort(rows, *count, sizeof(OutboxRow), outbox_row_compare);
+	return rows;
+}
+
+static int32
+with_event(int32 flags, const rx_event *event)
+{
+	return (flags & ~event->clear_mask) | event->set_mask;
+}
+
+static void
+begin_request(rx_read_request *request, ReactionType *type, int64 user_id)
+{
+	guc_configure();
+	memset(request, 0, sizeof(*request));
+	request->type = catalog_boundary(type);
+	request->user_id = user_id;
+	request->may_fill = may_fill();
+	request->truth = legacy_is_truth(type) ? RX_TRUTH_TABLE : RX_TRUTH_CLICKHOUSE;
+}
+
+/* The table's answer for the ids, in their order. */
+static void
+read_table_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags)
+{
+	Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+	UserFlags	found = legacy_read_entities(type, user_id, entity_ids, count, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	shmem_count(COUNTER_TABLE_READS, 1);
+	for (size_t i = 0; i < count; i++)
+	{
+		int64	   *place = bsearch(&entity_ids[i], found.entity_ids, found.count, sizeof(int64), compare_ids);
+
+		flags[i] = place == NULL ? 0 : found.flags[place - found.entity_ids];
+	}
+}
+
+bool
+read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags, rx_error *error)
+{
+	TruthQuestion question = {type, user_id, legacy_is_truth(type)};
+	rx_read_request request;
+	UserFlags	answer;
+	OutboxRow  *own;
+	size_t		own_count;
+
+	if (count == 0)
+		return true;
+	shmem_count(COUNTER_READS, 1);
+	if (reads_table_only(type))
+	{
+		read_table_entities(type, user_id, entity_ids, count, flags);
+		return true;
+	}
+	begin_request(&request, type, user_id);
+	request.entity_ids = entity_ids;
+	request.entity_count = count;
+	if (!run(rx_read_begin(&request), &question, &answer, error))
+		return false;
+	memcpy(flags, answer.flags, count * sizeof(int32));
+
+	own = own_events(type, user_id, &own_count);
+	for (size_t i = 0; i < own_count; i++)
+		for (size_t j = 0; j < count; j++)
+			if (entity_ids[j] == own[i].event.entity_id)
+				flags[j] = with_event(flags[j], &own[i].event);
+	return true;
+}
+
+/* Sorts by entity, puts own events over it and drops what ends without flags. */
+static void
+finish_whole_user(ReactionType *type, int64 user_id, UserFlags *result)
+{
+	size_t		own_count;
+	OutboxRow  *own = own_events(type, user_id, &own_count);
+	size_t		total = result->count + own_count;
+	struct Pair
+	{
+		int64		entity_id;
+		int32		flags;
+	}		   *pairs = MemoryContextAllocHuge(CurrentMemoryContext, Max(total, 1) * sizeof(struct Pair));
+	size_t		count = 0;
+
+	for (size_t i = 0; i < result->count; i++)
+		pairs[i] = (struct Pair) {result->entity_ids[i], result->flags[i]};
+	/* Entities that only own events speak of. */
+	for (size_t i = 0; i < own_count; i++)
+		pairs[result->count + i] = (struct Pair) {own[i].event.entity_id, 0};
+	qsort(pairs, total, sizeof(struct Pair), compare_ids);
+	for (size_t i = 0; i < total; i++)
+	{
+		if (count > 0 && pairs[count - 1].entity_id == pairs[i].entity_id)
+			pairs[count - 1].flags |= pairs[i].flags;
+		else
+			pairs[count++] = pairs[i];
+	}
+	for (size_t i = 0; i < own_count; i++)
+	{
+		struct Pair *place = bsearch(&own[i].event.entity_id, pairs, count, sizeof(struct Pair), compare_ids);
+
+		place->flags = with_event(place->flags, &own[i].event);
+	}
+	result->entity_ids = repalloc_huge(result->entity_ids, Max(count, 1) * sizeof(int64));
+	result->flags = repalloc_huge(result->flags, Max(count, 1) * sizeof(int32));
+	result->count = 0;
+	for (size_t i = 0; i < count; i++)
+	{
+		if (pairs[i].flags == 0)
+			continue;
+		result->entity_ids[result->count] = pairs[i].entity_id;
+		result->flags[result->count++] = pairs[i].flags;
+	}
+	pfree(pairs);
+}
+
+bool
+read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *error)
+{
+	TruthQuestion question = {type, user_id, legacy_is_truth(type)};
+	rx_read_request request;
+
+	shmem_count(COUNTER_READS, 1);
+	if (reads_table_only(type))
+	{
+		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+
+		*result = legacy_read_user(type, user_id, type->boundary.user_map_limit, snapshot);
+		UnregisterSnapshot(snapshot);
+		shmem_count(COUNTER_TABLE_READS, 1);
+		return true;
+	}
+	begin_request(&request, type, user_id);
+	request.whole_map = true;
+	if (!run(rx_read_begin(&request), &question, result, error))
+		return false;
+	if (!result->overflow)
+		finish_whole_user(type, user_id, result);
+	return true;
+}
+
+int32
+read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
+{
+	TruthQuestion question = {type, user_id, false};
+	rx_read_request request;
+	UserFlags	answer;
+	rx_error	error;
+
+	begin_request(&request, type, user_id);
+	request.entity_ids = &entity_id;
+	request.entity_count = 1;
+	request.may_fill = false;
+	request.truth = RX_TRUTH_NONE;
+	if (!run(rx_read_begin(&request), &question, &answer, &error) || answer.count != 1)
+		return -1;
+	return answer.flags[0];
+}
+
+bool
+read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit, UserFlags *result, rx_error *error)
+{
+	TruthQuestion question = {type, user_id, false};
+	UserFlags	whole;
+	size_t		own_count;
+
+	if (legacy_is_truth(type) && reads_table_only(type))
+	{
+		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+
+		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
+		UnregisterSnapshot(snapshot);
+		return true;
+	}
+	if (!read_whole_user(type, user_id, &whole, error))
+		return false;
+	if (!whole.overflow)
+	{
+		size_t		count = 0;
+
+		for (size_t i = 0; i < whole.count && count < (size_t) limit; i++)
+		{
+			if (whole.entity_ids[i] <= after || (whole.flags[i] & mask) == 0)
+				continue;
+			whole.entity_ids[count] = whole.entity_ids[i];
+			whole.flags[count++] = whole.flags[i];
+		}
+		whole.count = count;
+		*result = whole;
+		return true;
+	}
+
+	/* More than a map holds: a page of the truth. */
+	if (legacy_is_truth(type))
+	{
+		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+
+		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
+		UnregisterSnapshot(snapshot);
+		return true;
+	}
+	(void) own_events(type, user_id, &own_count);
+	if (own_count > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot page through more than %d reactions in a transaction that has changed them",
+						type->boundary.user_map_limit),
+				 errhint("Commit first.")));
+	guc_configure();
+	return run(rx_page_begin(catalog_boundary(type), user_id, mask, after, limit), &question, result, error);
+}

@@ -1,0 +1,27 @@
+/* A user's flags, from wherever the phase reads them. */
+#ifndef PG_REACTIONS_READ_H
+#define PG_REACTIONS_READ_H
+
+#include "legacy.h"
+
+/*
+ * The user's flags on the (distinct) entities, own uncommitted changes included. False if they cannot be known at present: `error`
+ * says why, and nothing is in `flags`.
+ */
+extern bool read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags,
+						  rx_error *error);
+
+/*
+ * Everything the user has reacted to; `overflow` if that is more than the type's user_map_limit, and then nothing is returned.
+ * Memory of the current context, in ascending order of entities, flags never 0.
+ */
+extern bool read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *error);
+
+/* What Redis alone knows of one reaction; -1 if nothing. Never raises for an unreachable server. */
+extern int32 read_from_redis(ReactionType *type, int64 user_id, int64 entity_id);
+
+/* Up to `limit` entities above `after`, ascending, on which the user has one of the kinds of `mask`. */
+extern bool read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit, UserFlags *result,
+					  rx_error *error);
+
+#endif							/* PG_REACTIONS_READ_H */

@@ -1,0 +1,272 @@
+-- Attaching a table. ------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION _refuse(message text, hint text DEFAULT NULL, code text DEFAULT 'object_not_in_prerequisite_state') RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF hint IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message, HINT = hint;
+END
+$$;
+COMMENT ON FUNCTION _refuse(text, text, text) IS 'raises an error with a hint';
+
+CREATE FUNCTION _table_problems(
+    of_table regclass, of_mode text, user_column name, entity_column name, kind_column name, created_column name,
+    extra_values jsonb, OUT problem text, OUT hint text, OUT code text
+) RETURNS SETOF record
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    relation pg_class;
+    wanted record;
+    attribute pg_attribute;
+    keys name[] := CASE of_mode WHEN 'exclusive' THEN ARRAY[user_column, entity_column]
+        ELSE ARRAY[user_column, entity_column, kind_column] END;
+BEGIN
+    SELECT * INTO relation FROM pg_class WHERE oid = of_table;
+    code := 'wrong_object_type';
+    IF relation.relkind <> 'r' THEN
+        problem := format('"%s" is not an ordinary table', of_table);
+        hint := 'Views, foreign tables and partitioned tables cannot be attached.';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    IF relation.relispartition THEN
+        problem := format('table "%s" is a partition', of_table);
+        hint := 'Rows that are written through its parent would not be captured.';
+        RETURN NEXT;
+    END IF;
+    IF EXISTS (SELECT FROM pg_inherits WHERE of_table IN (inhrelid, inhparent)) AND NOT relation.relispartition THEN
+        problem := format('table "%s" has a parent or children by inheritance', of_table);
+        hint := 'Rows that are written through the parent would not be captured.';
+        RETURN NEXT;
+    END IF;
+    IF relation.relpersistence <> 'p' THEN
+        problem := format('table "%s" is temporary or unlogged', of_table);
+        hint := 'Make it permanent with ALTER TABLE ... SET LOGGED.';
+        RETURN NEXT;
+    END IF;
+    IF EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = of_table) THEN
+        problem := format('table "%s" is the target of a subscription', of_table);
+        hint := 'Replicated rows fire no statement-level triggers; attach the table on the publisher.';
+        RETURN NEXT;
+    END IF;
+    FOR wanted IN
+        SELECT * FROM (VALUES ('user', user_column), ('entity', entity_column), ('kind', kind_column), ('created', created_column))
+            AS v (purpose, column_name)
+        WHERE purpose <> 'created' OR column_name IS NOT NULL
+    LOOP
+        SELECT * INTO attribute FROM pg_attribute a
+            WHERE a.attrelid = of_table AND a.attname = wanted.column_name AND a.attnum > 0 AND NOT a.attisdropped;
+        IF attribute.attnum IS NULL THEN
+            problem := format('column "%s" of table "%s" does not exist', wanted.column_name, of_table);
+            hint := format('Name the %1$s column with %1$s_column.', wanted.purpose);
+            code := 'undefined_column';
+            RETURN NEXT;
+            CONTINUE;
+        END IF;
+        code := 'datatype_mismatch';
+        IF wanted.purpose IN ('user', 'entity') AND attribute.atttypid NOT IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN
+            problem := format('column "%s" has type %s, not an integer type', wanted.column_name, format_type(attribute.atttypid, NULL));
+            hint := 'User and entity ids are smallint, integer or bigint.';
+            RETURN NEXT;
+        ELSIF wanted.purpose = 'kind' AND attribute.atttypid NOT IN ('text'::regtype, 'varchar'::regtype)
+            AND NOT EXISTS (SELECT FROM pg_type WHERE oid = attribute.atttypid AND typtype = 'e') THEN
+            problem := format('column "%s" has type %s, not an enum or text', wanted.column_name, format_type(attribute.atttypid, NULL));
+            hint := 'The kind column is an enum, text or varchar.';
+            RETURN NEXT;
+        ELSIF wanted.purpose = 'created' AND attribute.atttypid NOT IN ('timestamp'::regtype, 'timestamptz'::regtype) THEN
+            problem := format('column "%s" has type %s, not a timestamp', wanted.column_name, format_type(attribute.atttypid, NULL));
+            hint := 'The created column is timestamp (taken as UTC) or timestamptz.';
+            RETURN NEXT;
+        END IF;
+        code := 'object_not_in_prerequisite_state';
+        IF wanted.purpose <> 'created' AND NOT attribute.attnotnull THEN
+            problem := format('column "%s" of table "%s" may be null', wanted.column_name, of_table);
+            hint := format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL.', of_table, wanted.column_name);
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    IF code = 'undefined_column' THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_index i
+        WHERE i.indrelid = of_table AND i.indisunique AND i.indisvalid AND i.indimmediate
+            AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(keys)
+            AND (SELECT array_agg(a.attname ORDER BY a.attname)
+                 FROM unnest((i.indkey::smallint[])[0:i.indnkeyatts - 1]) AS k (attnum)
+                 JOIN pg_attribute a ON a.attrelid = of_table AND a.attnum = k.attnum)
+                = (SELECT array_agg(k ORDER BY k) FROM unnest(keys) AS k)
+    ) THEN
+        problem := format('table "%s" has no unique index over (%s)', of_table, array_to_string(keys, ', '));
+        hint := format('CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s). Its entries order concurrent changes of one reaction.',
+            of_table, (SELECT string_agg(quote_ident(k), ', ') FROM unnest(keys) AS k));
+        RETURN NEXT;
+    END IF;
+    FOR attribute IN
+        SELECT a.* FROM pg_attribute a
+        WHERE a.attrelid = of_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
+            AND a.attidentity = '' AND a.attgenerated = ''
+            AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND NOT extra_values ? a.attname
+    LOOP
+        problem := format('column "%s" of table "%s" is NOT NULL and has no default', attribute.attname, of_table);
+        hint := format('reactions.react could not insert a row: give it a default, or pass extra_values => ''{"%s": ...}''.',
+            attribute.attname);
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _table_problems(regclass, text, name, name, name, name, jsonb) IS
+    'why a table cannot be attached, or cannot stay attached';
+
+CREATE FUNCTION _unmapped_labels(of_table regclass, kind_column name, kind_map jsonb, known text[]) RETURNS SETOF text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT e.enumlabel::text
+    FROM pg_attribute a JOIN pg_enum e ON e.enumtypid = a.atttypid
+    WHERE a.attrelid = of_table AND a.attname = kind_column
+        AND CASE WHEN kind_map ? e.enumlabel THEN kind_map ->> e.enumlabel IS NOT NULL AND kind_map ->> e.enumlabel <> ALL (known)
+            ELSE e.enumlabel <> ALL (known) END
+    ORDER BY e.enumsortorder;
+END;
+COMMENT ON FUNCTION _unmapped_labels(regclass, name, jsonb, text[]) IS 'labels of an enum kind column that are no kind of the type';
+
+CREATE FUNCTION _create_capture(of_table regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    trigger_name text;
+BEGIN
+    EXECUTE format('CREATE TRIGGER reactions_capture_0_begin BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_begin()', of_table);
+    EXECUTE format('CREATE TRIGGER reactions_capture_1_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_end()', of_table);
+    EXECUTE format('CREATE TRIGGER reactions_capture_2_update AFTER UPDATE ON %s '
+        'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_end()', of_table);
+    EXECUTE format('CREATE TRIGGER reactions_capture_3_delete AFTER DELETE ON %s REFERENCING OLD TABLE AS old_rows '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_end()', of_table);
+    EXECUTE format('CREATE TRIGGER reactions_capture_4_truncate AFTER TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_truncate()', of_table);
+    EXECUTE format('CREATE TRIGGER reactions_capture_5_epoch AFTER TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION reactions._capture_truncate_epoch()', of_table);
+    FOR trigger_name IN
+        SELECT tgname FROM pg_trigger WHERE tgrelid = of_table AND tgname LIKE 'reactions\_capture\_%' AND NOT tgisinternal
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', of_table, trigger_name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _create_capture(regclass) IS 'creates the capture triggers of a table, enabled also for replica sessions';
+
+CREATE FUNCTION attach(
+    legacy_table regclass, entity_type text, user_column name, entity_column name, kind_column name,
+    created_column name DEFAULT NULL, mode text DEFAULT 'multi', phase text DEFAULT 'attached',
+    kind_map jsonb DEFAULT '{}', unknown_kinds text DEFAULT 'error', extra_values jsonb DEFAULT '{}',
+    user_map_key text DEFAULT NULL, entity_key text DEFAULT NULL, shard_count integer DEFAULT 100
+) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    found record;
+    of_type smallint;
+    labels text[];
+    is_empty boolean;
+    attached_to text;
+BEGIN
+    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL OR $5 IS NULL THEN
+        PERFORM reactions._refuse('legacy_table, entity_type and the columns of user, entity and kind must not be null',
+            NULL, 'null_value_not_allowed');
+    END IF;
+    IF $8 IS NULL OR $8 NOT IN ('attached', 'switch_reads') THEN
+        PERFORM reactions._refuse(format('"%s" is not a phase to attach in', $8),
+            'attached: reads come from the table. switch_reads: reads come from Redis, and on a miss from the table.',
+            'invalid_parameter_value');
+    END IF;
+    IF $10 IS NULL OR $10 NOT IN ('error', 'skip') THEN
+        PERFORM reactions._refuse(format('unknown_kinds cannot be "%s"', $10), 'It is error or skip.', 'invalid_parameter_value');
+    END IF;
+    IF jsonb_typeof($9) IS DISTINCT FROM 'object' OR jsonb_typeof($11) IS DISTINCT FROM 'object' THEN
+        PERFORM reactions._refuse('kind_map and extra_values must be JSON objects',
+            'kind_map leads labels to kinds, or to null to skip them; extra_values gives columns values.',
+            'invalid_parameter_value');
+    END IF;
+    IF NOT pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = $1), 'USAGE') THEN
+        PERFORM reactions._refuse(format('must be owner of table %s', $1), NULL, 'insufficient_privilege');
+    END IF;
+
+    -- Nobody writes between the look at the table and the first captured statement.
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', $1);
+    SELECT t.entity_type INTO attached_to FROM reactions.entity_type t WHERE t.legacy_table = $1;
+    IF attached_to IS NOT NULL THEN
+        PERFORM reactions._refuse(format('table "%s" is already attached to entity type "%s"', $1, attached_to),
+            'Detach it first with reactions.detach.', 'duplicate_object');
+    END IF;
+    FOR found IN SELECT * FROM reactions._table_problems($1, $7, $3, $4, $5, $6, $11) LOOP
+        PERFORM reactions._refuse(found.problem, found.hint, found.code);
+    END LOOP;
+
+    of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    SELECT array_agg(l) INTO labels
+        FROM reactions._unmapped_labels($1, $5, $9,
+            ARRAY(SELECT k.kind FROM reactions.kind k WHERE k.type_id = of_type)) AS l;
+    IF labels IS NOT NULL AND $10 = 'error' THEN
+        PERFORM reactions._refuse(
+            format('column "%s" of table "%s" knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
+            'Pass unknown_kinds => ''skip'' to leave such rows out, or a kind_map that leads them to a kind or to null.',
+            'invalid_parameter_value');
+    END IF;
+    EXECUTE format('SELECT NOT EXISTS (SELECT FROM ONLY %s)', $1) INTO is_empty;
+    UPDATE reactions.entity_type t SET
+        phase = $8, legacy_table = $1, user_column = $3, entity_column = $4, kind_column = $5, created_column = $6,
+        extra_values = $11, kind_map = $9, unknown_kinds = $10, backfilled = is_empty
+    WHERE t.type_id = of_type;
+    PERFORM reactions._create_capture($1);
+    IF NOT EXISTS (
+        SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $3
+    ) THEN
+        RAISE WARNING USING ERRCODE = 'warning',
+            MESSAGE = format('no index of table "%s" begins with column "%s"', $1, $3),
+            DETAIL = 'A cache miss asks the table for everything that a user has reacted to.',
+            HINT = format('CREATE INDEX CONCURRENTLY ON %s (%I).', $1, $3);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION attach(regclass, text, name, name, name, name, text, text, jsonb, text, jsonb, text, text, integer) IS
+    'makes an entity type of an existing table and captures every change of it';
+
+CREATE FUNCTION detach(entity_type text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+    trigger_name text;
+BEGIN
+    SELECT t.type_id, t.legacy_table, t.phase INTO found FROM reactions.entity_type t WHERE t.entity_type = $1;
+    IF found.type_id IS NULL THEN
+        PERFORM reactions._refuse(format('entity type "%s" does not exist', $1), NULL, 'undefined_object');
+    END IF;
+    IF found.legacy_table IS NULL OR found.phase IN ('stop_writes', 'archived') THEN
+        PERFORM reactions._refuse(format('entity type "%s" has no table that holds its reactions', $1),
+            'Only a type whose table is complete can be detached.');
+    END IF;
+
+    -- The fence: no writer is between its statement and its commit.
+    LOCK TABLE reactions.entity_type IN EXCLUSIVE MODE;
+    FOR trigger_name IN
+        SELECT tgname FROM pg_trigger
+        WHERE tgrelid = found.legacy_table AND tgname LIKE 'reactions\_capture\_%' AND NOT tgisinternal
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, found.legacy_table);
+    END LOOP;
+    DELETE FROM reactions.entity_type t WHERE t.type_id = found.type_id;
+    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES ($1, found.phase, NULL);
+END
+$$;
+COMMENT ON FUNCTION detach(text) IS 'drops the capture of a table and forgets its entity type; the table stays as it is';
+
