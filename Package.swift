@@ -86,6 +86,11 @@ let package = Package(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
+        .testTarget(
+            name: "ReactionBackendTests",
+            dependencies: [
+                "ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore", "TestSupport",
+            ], swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )
