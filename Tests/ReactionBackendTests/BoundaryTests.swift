@@ -68,7 +68,8 @@ extension BoundaryTests {
 
         @Test func anEventOfTheOutboxIsStoredWithItsVersionAlsoIfItTookTheReactionAway() async throws {
             let (caller, redis, prefix) = try await caller()
-            caller.truth = .init(table: [7: 4], outbox: [event(7, 20, set: 4), event(8, 30, clear: 1), event(9, 5, set: 1)])
+            caller.truth = .init(
+                table: [7: 4], outbox: [event(7, 20, set: 4), event(8, 30, clear: 1), event(9, 5, set: 1)])
             #expect(try caller.read([7, 8]).flags == [7: 4, 8: 0])
             let fields = try redis.command("HMGET", prefix + "reactions:1", "7", "8", "9")
             #expect(fields == .array([.string("4:4:20"), .string("0:1:30"), .null]))
@@ -132,7 +133,8 @@ extension BoundaryTests {
             let (caller, _, _) = try await caller()
             caller.limit = 10_000
             caller.truth.table = [.min: 1, -1: 2, 0: 4, .max: 8]
-            #expect(try caller.read(user: .min, [.min, -1, 0, .max, 5]).flags == [.min: 1, -1: 2, 0: 4, .max: 8, 5: 0])
+            #expect(
+                try caller.read(user: .min, [.min, -1, 0, .max, 5]).flags == [.min: 1, -1: 2, 0: 4, .max: 8, 5: 0])
             let ids = Array(-3_000...3_000 as ClosedRange<Int64>)
             let byFields = try caller.read(user: .min, ids)
             caller.settings.hashThreshold = 50

@@ -143,7 +143,8 @@ final class Caller {
         let ids = Array(UnsafeBufferPointer(start: result.entity_ids, count: result.count))
         let flags = Array(UnsafeBufferPointer(start: result.flags, count: result.count))
         return Answer(
-            flags: Dictionary(zip(ids, flags), uniquingKeysWith: { first, _ in first }), isComplete: result.complete != 0,
+            flags: Dictionary(zip(ids, flags), uniquingKeysWith: { first, _ in first }),
+            isComplete: result.complete != 0,
             wanted: wanted)
     }
 
@@ -186,7 +187,9 @@ final class Caller {
         rx_wanted_truth(exchange, &wanted)
         let isWholeUser = wanted.whole_user != 0
         let ids = Array(UnsafeBufferPointer(start: wanted.entity_ids, count: wanted.entity_count))
-        let reactions = truth.table.filter { $0.value != 0 && (isWholeUser || ids.contains($0.key)) }.sorted { $0.key < $1.key }
+        let reactions = truth.table.filter { $0.value != 0 && (isWholeUser || ids.contains($0.key)) }.sorted {
+            $0.key < $1.key
+        }
         let entityIDs = reactions.map(\.key)
         let flags = reactions.map(\.value)
         entityIDs.withUnsafeBufferPointer { entityIDs in
@@ -236,7 +239,9 @@ final class Caller {
 
     func withType<Result>(_ body: (UnsafePointer<rx_type>) -> Result) -> Result {
         let texts = CTexts()
-        let kinds = ["Like", "Heart", "Laugh", "Cry"].enumerated().map { rx_kind(name: texts[$1], flag: 1 << Int32($0)) }
+        let kinds = ["Like", "Heart", "Laugh", "Cry"].enumerated().map {
+            rx_kind(name: texts[$1], flag: 1 << Int32($0))
+        }
         return kinds.withUnsafeBufferPointer { kinds in
             var type = rx_type()
             type.name = texts[typeName]

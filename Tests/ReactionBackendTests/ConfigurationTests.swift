@@ -1,6 +1,7 @@
 import CReactionsBoundary
-@testable import ReactionBackend
 import Testing
+
+@testable import ReactionBackend
 
 @Suite struct ConfigurationTests {
     @Test func redisURLs() throws {
@@ -13,7 +14,8 @@ import Testing
 
     @Test(arguments: [
         "", "cache:6379", "rediss://cache", "redis://", "redis://:6379", "redis://user:secret@cache", "redis://cache:0",
-        "redis://cache:70000", "redis://cache/x", "redis://cache/-1", "redis://[::1", "unix://run/redis.sock", "unix:///",
+        "redis://cache:70000", "redis://cache/x", "redis://cache/-1", "redis://[::1", "unix://run/redis.sock",
+        "unix:///",
         "unix:///a?timeout=1", "redis://a b", "unix:///" + String(repeating: "x", count: 200),
     ])
     func badRedisURLsAreRefusedWithAHint(url: String) throws {

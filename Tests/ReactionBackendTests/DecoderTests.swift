@@ -1,8 +1,9 @@
 import ClickHouseStore
-@testable import ReactionBackend
 import ReactionModel
 import RedisStore
 import Testing
+
+@testable import ReactionBackend
 
 @Suite struct DecoderTests {
     private let stamp = Stamp(redisRunID: [1], systemIdentifier: 2, timeline: 3, epoch: 4)
@@ -64,7 +65,9 @@ import Testing
             return cursor.isAtEnd ? number : nil
         }
         for value in [Int64.min, -1, 0, 1, Int64.max] { #expect(number(String(value)) == value) }
-        for text in ["9223372036854775808", "-9223372036854775809", "", "-", "--1", "1-"] { #expect(number(text) == nil) }
+        for text in ["9223372036854775808", "-9223372036854775809", "", "-", "--1", "1-"] {
+            #expect(number(text) == nil)
+        }
     }
 
     @Test func aReadOfSomeIDsAndOfTheWholeMapAgree() throws {
@@ -88,7 +91,9 @@ import Testing
 
     @Test func anAnswerOfClickHouseIsWholeRowsOrNothing() {
         var body: [UInt8] = []
-        func append(_ value: some FixedWidthInteger) { withUnsafeBytes(of: value.littleEndian) { body.append(contentsOf: $0) } }
+        func append(_ value: some FixedWidthInteger) {
+            withUnsafeBytes(of: value.littleEndian) { body.append(contentsOf: $0) }
+        }
         append(Int64(-5))
         append(Int64(77))
         append(Int32(-4))

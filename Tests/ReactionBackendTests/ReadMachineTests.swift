@@ -1,5 +1,6 @@
-@testable import ReactionBackend
 import Testing
+
+@testable import ReactionBackend
 
 @Suite struct ReadMachineTests {
     private func machine(

@@ -1,7 +1,8 @@
 import CReactionsBoundary
 import ClickHouseStore
-@testable import ReactionBackend
 import Testing
+
+@testable import ReactionBackend
 
 @Suite struct TruthTests {
     private func event(_ entity: Int64, _ version: Int64, set: Int32 = 0, clear: Int32 = 0) -> rx_event {
@@ -21,7 +22,8 @@ import Testing
     @Test func theTableDecidesAndTheOutboxDates() {
         let truth = Truth(
             tableIDs: [7, 3], flags: [5, 1],
-            outbox: [event(7, 30, set: 4), event(7, 20, set: 1), event(9, 40, clear: 2), event(3, 9, set: 1)], floor: 10)
+            outbox: [event(7, 30, set: 4), event(7, 20, set: 1), event(9, 40, clear: 2), event(3, 9, set: 1)], floor: 10
+        )
         #expect(fields(truth) == [3: "1", 7: "5:1:20:4:30", 9: "0:2:40"])
         #expect(truth.reactionCount == 2)
         #expect(truth.entries.map(\.entityID) == [3, 7, 9])
@@ -29,7 +31,8 @@ import Testing
 
     @Test func aNewerEventTakesItsKindsOverFromOlderMarks() {
         let truth = Truth(
-            tableIDs: [1], flags: [6], outbox: [event(1, 20, set: 3), event(1, 30, set: 4, clear: 1), event(1, 40, set: 2)],
+            tableIDs: [1], flags: [6],
+            outbox: [event(1, 20, set: 3), event(1, 30, set: 4, clear: 1), event(1, 40, set: 2)],
             floor: 0)
         #expect(fields(truth) == [1: "6:5:30:2:40"])
     }
