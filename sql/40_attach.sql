@@ -26,30 +26,37 @@ DECLARE
         ELSE ARRAY[user_column, entity_column, kind_column] END;
 BEGIN
     SELECT * INTO relation FROM pg_class WHERE oid = of_table;
+    IF relation.oid IS NULL THEN
+        problem := format('relation with OID %s does not exist', of_table::oid);
+        hint := 'The table was dropped: detach the entity type.';
+        code := 'undefined_table';
+        RETURN NEXT;
+        RETURN;
+    END IF;
     code := 'wrong_object_type';
     IF relation.relkind <> 'r' THEN
-        problem := format('"%s" is not an ordinary table', of_table);
+        problem := format('%s is not an ordinary table', of_table);
         hint := 'Views, foreign tables and partitioned tables cannot be attached.';
         RETURN NEXT;
         RETURN;
     END IF;
     IF relation.relispartition THEN
-        problem := format('table "%s" is a partition', of_table);
+        problem := format('table %s is a partition', of_table);
         hint := 'Rows that are written through its parent would not be captured.';
         RETURN NEXT;
     END IF;
     IF EXISTS (SELECT FROM pg_inherits WHERE of_table IN (inhrelid, inhparent)) AND NOT relation.relispartition THEN
-        problem := format('table "%s" has a parent or children by inheritance', of_table);
+        problem := format('table %s has a parent or children by inheritance', of_table);
         hint := 'Rows that are written through the parent would not be captured.';
         RETURN NEXT;
     END IF;
     IF relation.relpersistence <> 'p' THEN
-        problem := format('table "%s" is temporary or unlogged', of_table);
+        problem := format('table %s is temporary or unlogged', of_table);
         hint := 'Make it permanent with ALTER TABLE ... SET LOGGED.';
         RETURN NEXT;
     END IF;
     IF EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = of_table) THEN
-        problem := format('table "%s" is the target of a subscription', of_table);
+        problem := format('table %s is the target of a subscription', of_table);
         hint := 'Replicated rows fire no statement-level triggers; attach the table on the publisher.';
         RETURN NEXT;
     END IF;
@@ -61,7 +68,7 @@ BEGIN
         SELECT * INTO attribute FROM pg_attribute a
             WHERE a.attrelid = of_table AND a.attname = wanted.column_name AND a.attnum > 0 AND NOT a.attisdropped;
         IF attribute.attnum IS NULL THEN
-            problem := format('column "%s" of table "%s" does not exist', wanted.column_name, of_table);
+            problem := format('column "%s" of table %s does not exist', wanted.column_name, of_table);
             hint := format('Name the %1$s column with %1$s_column.', wanted.purpose);
             code := 'undefined_column';
             RETURN NEXT;
@@ -84,7 +91,7 @@ BEGIN
         END IF;
         code := 'object_not_in_prerequisite_state';
         IF wanted.purpose <> 'created' AND NOT attribute.attnotnull THEN
-            problem := format('column "%s" of table "%s" may be null', wanted.column_name, of_table);
+            problem := format('column "%s" of table %s may be null', wanted.column_name, of_table);
             hint := format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL.', of_table, wanted.column_name);
             RETURN NEXT;
         END IF;
@@ -101,7 +108,7 @@ BEGIN
                  JOIN pg_attribute a ON a.attrelid = of_table AND a.attnum = k.attnum)
                 = (SELECT array_agg(k ORDER BY k) FROM unnest(keys) AS k)
     ) THEN
-        problem := format('table "%s" has no unique index over (%s)', of_table, array_to_string(keys, ', '));
+        problem := format('table %s has no unique index over (%s)', of_table, array_to_string(keys, ', '));
         hint := format('CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s). Its entries order concurrent changes of one reaction.',
             of_table, (SELECT string_agg(quote_ident(k), ', ') FROM unnest(keys) AS k));
         RETURN NEXT;
@@ -112,7 +119,7 @@ BEGIN
             AND a.attidentity = '' AND a.attgenerated = ''
             AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND NOT extra_values ? a.attname
     LOOP
-        problem := format('column "%s" of table "%s" is NOT NULL and has no default', attribute.attname, of_table);
+        problem := format('column "%s" of table %s is NOT NULL and has no default', attribute.attname, of_table);
         hint := format('reactions.react could not insert a row: give it a default, or pass extra_values => ''{"%s": ...}''.',
             attribute.attname);
         RETURN NEXT;
@@ -162,6 +169,27 @@ END
 $$;
 COMMENT ON FUNCTION _create_capture(regclass) IS 'creates the capture triggers of a table, enabled also for replica sessions';
 
+CREATE FUNCTION _reattach(detached_type text, wanted_mode text, new_phase text) RETURNS smallint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT t.type_id, t.mode INTO found FROM reactions.entity_type t
+        WHERE t.entity_type = detached_type AND t.phase = 'detached';
+    IF found.type_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF found.mode <> wanted_mode THEN
+        PERFORM reactions._refuse(format('entity type "%s" was attached with mode %s', detached_type, found.mode),
+            'Attach it with the same mode, or under another name.', 'invalid_parameter_value');
+    END IF;
+    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES (detached_type, 'detached', new_phase);
+    RETURN found.type_id;
+END
+$$;
+COMMENT ON FUNCTION _reattach(text, text, text) IS 'the id of a type that was detached, which keeps its kinds and keys';
+
 CREATE FUNCTION attach(
     legacy_table regclass, entity_type text, user_column name, entity_column name, kind_column name,
     created_column name DEFAULT NULL, mode text DEFAULT 'multi', phase text DEFAULT 'attached',
@@ -203,35 +231,40 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', $1);
     SELECT t.entity_type INTO attached_to FROM reactions.entity_type t WHERE t.legacy_table = $1;
     IF attached_to IS NOT NULL THEN
-        PERFORM reactions._refuse(format('table "%s" is already attached to entity type "%s"', $1, attached_to),
+        PERFORM reactions._refuse(format('table %s is already attached to entity type "%s"', $1, attached_to),
             'Detach it first with reactions.detach.', 'duplicate_object');
     END IF;
     FOR found IN SELECT * FROM reactions._table_problems($1, $7, $3, $4, $5, $6, $11) LOOP
         PERFORM reactions._refuse(found.problem, found.hint, found.code);
     END LOOP;
 
-    of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    of_type := reactions._reattach($2, $7, $8);
+    IF of_type IS NULL THEN
+        of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    END IF;
     SELECT array_agg(l) INTO labels
         FROM reactions._unmapped_labels($1, $5, $9,
             ARRAY(SELECT k.kind FROM reactions.kind k WHERE k.type_id = of_type)) AS l;
     IF labels IS NOT NULL AND $10 = 'error' THEN
         PERFORM reactions._refuse(
-            format('column "%s" of table "%s" knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
+            format('column "%s" of table %s knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
             'Pass unknown_kinds => ''skip'' to leave such rows out, or a kind_map that leads them to a kind or to null.',
             'invalid_parameter_value');
     END IF;
     EXECUTE format('SELECT NOT EXISTS (SELECT FROM ONLY %s)', $1) INTO is_empty;
     UPDATE reactions.entity_type t SET
         phase = $8, legacy_table = $1, user_column = $3, entity_column = $4, kind_column = $5, created_column = $6,
-        extra_values = $11, kind_map = $9, unknown_kinds = $10, backfilled = is_empty
+        extra_values = $11, kind_map = $9, unknown_kinds = $10,
+        -- What was written while nobody captured is in no event: a type that was attached before is not complete.
+        backfilled = is_empty AND t.phase <> 'detached', epoch = t.epoch + 1
     WHERE t.type_id = of_type;
     PERFORM reactions._create_capture($1);
     IF NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $3
     ) THEN
-        RAISE WARNING USING ERRCODE = 'warning',
-            MESSAGE = format('no index of table "%s" begins with column "%s"', $1, $3),
+        RAISE WARNING USING ERRCODE = '01000',
+            MESSAGE = format('no index of table %s begins with column "%s"', $1, $3),
             DETAIL = 'A cache miss asks the table for everything that a user has reacted to.',
             HINT = format('CREATE INDEX CONCURRENTLY ON %s (%I).', $1, $3);
     END IF;
@@ -264,9 +297,11 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, found.legacy_table);
     END LOOP;
-    DELETE FROM reactions.entity_type t WHERE t.type_id = found.type_id;
-    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES ($1, found.phase, NULL);
+    -- The type stays known: its last events are on their way.
+    UPDATE reactions.entity_type t SET phase = 'detached', legacy_table = NULL, epoch = t.epoch + 1
+    WHERE t.type_id = found.type_id;
+    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES ($1, found.phase, 'detached');
 END
 $$;
-COMMENT ON FUNCTION detach(text) IS 'drops the capture of a table and forgets its entity type; the table stays as it is';
+COMMENT ON FUNCTION detach(text) IS 'drops the capture of a table, which stays as it is; the entity type can be attached again';
 

@@ -422,7 +422,10 @@ legacy_read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int
 
 /* ---- writing ------------------------------------------------------------------------------------------------------------- */
 
-/* ", column" and ", value" for every column that is neither of the four nor has a default. */
+/*
+ * ", column" and ", value" for every column of extra_values. The cast through text keeps values such as 'now' from being frozen in
+ * the plan.
+ */
 static void
 append_extra(ReactionType *type, StringInfo columns, StringInfo values)
 {
@@ -443,7 +446,9 @@ append_extra(ReactionType *type, StringInfo columns, StringInfo values)
 				: value.type == jbvBool ? (value.val.boolean ? "true" : "false") : NULL;
 
 			appendStringInfo(columns, ", %s", quote_identifier(column));
-			appendStringInfo(values, ", %s", text == NULL ? "NULL" : quote_literal_cstr(text));
+			appendStringInfo(values, ", %s::pg_catalog.text::%s", text == NULL ? "NULL" : quote_literal_cstr(text),
+							 format_type_extended(get_atttype(type->legacy_table, get_attnum(type->legacy_table, column)),
+												  -1, FORMAT_TYPE_FORCE_QUALIFY));
 		}
 	}
 }

@@ -1,0 +1,70 @@
+# The only front door; `make help` lists the targets. What a target does is in scripts/, one file each.
+#
+# Variables: PG_CONFIG (default pg_config) chooses the PostgreSQL, PREFIX (default /usr/local) where reactiond is installed.
+SHELL := bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export PG_CONFIG ?= pg_config
+export PREFIX ?= /usr/local
+
+SWIFT_BUILD := swift build --configuration release
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: quickstart
+quickstart: install-extension ## everything from nothing: build, start private servers, replay 141,695 reactions, compare
+	@scripts/up
+	@scripts/quickstart
+
+.PHONY: up down
+up: install-extension ## start private PostgreSQL, Redis, ClickHouse and reactiond; . .run/env leads to them
+	@scripts/up
+down: ## stop what up and quickstart have started; the data stays
+	@scripts/down
+
+.PHONY: deps build backend extension agent
+deps: ## install the Debian packages that are missing, and say which
+	@scripts/deps
+build: extension agent ## build the extension and the agent
+backend: deps
+	$(SWIFT_BUILD) --product ReactionBackend
+extension: backend
+	$(MAKE) -C extension
+agent: deps
+	$(SWIFT_BUILD) --static-swift-stdlib --product reactiond
+
+.PHONY: install install-extension
+install: install-extension ## install the extension into PostgreSQL, and reactiond into PREFIX/bin
+	@scripts/install-agent
+install-extension: build
+	@scripts/install-extension
+
+.PHONY: test check test-unit test-integration test-regress test-isolation test-packaging
+test: install-extension ## run every test and check
+	@scripts/test
+check: test ## what CI runs: the same
+test-unit: deps ## tests that need no server
+	@scripts/test unit
+test-integration: install-extension ## tests against real servers, started for each run
+	@scripts/test integration
+test-regress: install-extension ## SQL tests (pg_regress)
+	@scripts/test regress
+test-isolation: install-extension ## concurrency specs (pg_isolation_regress)
+	@scripts/test isolation
+test-packaging: install-extension ## what the built library links and exports
+	@scripts/test packaging
+
+.PHONY: lint format
+lint: deps ## check the format of Swift and shell
+	@scripts/test lint
+format: deps ## format the Swift sources
+	swift format --in-place --recursive Sources Tests Package.swift
+
+.PHONY: clean
+clean: ## stop the private servers, delete their data and every build product
+	@scripts/clean-run
+	rm -rf .build .cache
+	$(MAKE) -C extension clean
