@@ -80,6 +80,12 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
+
+        // Tests
+        .target(
+            name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
+            swiftSettings: agent),
+        .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -3,7 +3,8 @@ public import ReactionModel
 /// A run of consecutive events of one batch, in version order: what is sent, verified and resent as one.
 public struct Chunk: Sendable {
     public var batch: BatchNumber
-    /// Running number within the batch, from 0.
+    /// Position of the first event within the batch, from 0. A refused chunk is bisected, and its halves are chunks of their own: the
+    /// position names each of them, and the same one after a crash.
     public var part: Int32
     /// Every event has its delta known when the chunk reaches `Sink.insert`.
     public var events: [Event]
@@ -41,9 +42,11 @@ public protocol Sink: Sendable {
     /// Whether every event of the chunk is in `entityMetricEvents`, by count and sum of versions.
     func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
 
-    /// The flags of each key as of every event below `version`; keys without a reaction are left out.
+    /// The flags of each key as of every row whose (batch, version) is below the given one; keys without a reaction are left out.
+    ///
+    /// The version alone would not do: a long transaction brings versions into a batch that are lower than some of the batch before.
     func flags(
-        of keys: [ReactionKey], before version: Version, catalog: [Int16: EntityType]
+        of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
     ) async throws(SinkError) -> [ReactionKey: Int32]
 }
 

@@ -1,0 +1,59 @@
+public import ReactionModel
+
+/// What became visible between two snapshots; its row is committed before anything of it is sent.
+public struct Batch: Sendable {
+    public var number: BatchNumber
+    /// The snapshot at which the batch before ended; nil for the first batch of a cluster.
+    public var previous: Snapshot?
+    public var snapshot: Snapshot
+    public var events: Int64
+    /// Sum of the versions modulo 2^63.
+    public var checksum: Int64
+    /// Events per chunk.
+    public var chunkEvents: Int32
+    /// The entity types with an event in the batch.
+    public var typeIDs: [Int16]
+    /// The entity types, as of the transaction that formed or resumed the batch.
+    public var catalog: [Int16: EntityType]
+
+    public init(
+        number: BatchNumber, previous: Snapshot?, snapshot: Snapshot, events: Int64, checksum: Int64, chunkEvents: Int32,
+        typeIDs: [Int16], catalog: [Int16: EntityType]
+    ) {
+        self.number = number
+        self.previous = previous
+        self.snapshot = snapshot
+        self.events = events
+        self.checksum = checksum
+        self.chunkEvents = chunkEvents
+        self.typeIDs = typeIDs
+        self.catalog = catalog
+    }
+}
+
+/// Count and sum of versions of the events seen so far, to compare with the batch's row.
+public struct BatchTally: Sendable, Equatable {
+    public private(set) var events: Int64 = 0
+    public private(set) var checksum: Int64 = 0
+
+    public init() {}
+
+    public mutating func add(_ events: some Sequence<Event>) {
+        for event in events {
+            self.events += 1
+            checksum = (checksum &+ event.version.rawValue) & .max
+        }
+    }
+
+    public func matches(_ batch: Batch) -> Bool {
+        events == batch.events && checksum == batch.checksum
+    }
+}
+
+extension [Event] {
+    /// Cuts events in version order before the first that has to be a chunk of its own, and after it if it comes first.
+    public func firstChunk() -> [Event] {
+        guard let alone = firstIndex(where: { $0.scope == .type }) else { return self }
+        return Array(prefix(Swift.max(alone, 1)))
+    }
+}

@@ -1,0 +1,16 @@
+public import ReactionModel
+
+/// Where events are offered as soon as their batch is formed: Redis, or a double in tests.
+public protocol Cache: Sendable {
+    /// Applies the events, in version order, to the user maps that exist. Applying them again changes nothing.
+    func apply(_ events: [Event], catalog: [Int16: EntityType]) async throws(CacheError)
+}
+
+/// The cache could not be offered the events. They are offered again until the epoch is raised instead.
+public struct CacheError: Error, Sendable {
+    public var message: String
+
+    public init(message: String) {
+        self.message = message
+    }
+}

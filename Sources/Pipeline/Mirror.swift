@@ -1,0 +1,231 @@
+public import ReactionModel
+
+/// The mirror of one leader's term: forms batches, has each applied to Redis and sent to ClickHouse, and finishes it when both are done.
+///
+/// Redis does not wait for ClickHouse, nor the other way round: each has a lane, batches pass it in order, and new batches are formed
+/// while a lane backs off, the more slowly the more are under way. A failure of PostgreSQL ends the term: the next one takes up the
+/// batches whose rows are not finished. Times are those of a monotonic clock; nothing here waits.
+public struct Mirror: Sendable {
+    public enum Action: Sendable {
+        /// Look into the outbox and form a batch if there is something.
+        case look
+        case setAsleep(Bool)
+        case awaitBell
+        case apply(Batch)
+        /// Redis could not be offered what is under way: make the user maps of these types absent instead.
+        case raiseEpochs(Set<Int16>, through: BatchNumber)
+        case send(Batch)
+        case finish(Batch)
+        /// Say the time again at this moment.
+        case wait(until: Duration)
+        case stop
+    }
+
+    enum State: Equatable, Sendable {
+        /// Forming and delivering batches. Can transition to: draining, stopped.
+        case running
+        /// Delivering what was formed. Can transition to: stopped.
+        case draining(deadline: Duration)
+        /// Nothing is begun any more.
+        case stopped
+    }
+
+    public struct Settings: Sendable {
+        public var idleBeforeSleep: Duration
+        public var redisGiveUp: Duration
+        public var shutdownTimeout: Duration
+        /// The longest delay between attempts at a server that fails.
+        public var longestBackoff: Duration
+
+        public init(
+            idleBeforeSleep: Duration, redisGiveUp: Duration, shutdownTimeout: Duration, longestBackoff: Duration
+        ) {
+            self.idleBeforeSleep = idleBeforeSleep
+            self.redisGiveUp = redisGiveUp
+            self.shutdownTimeout = shutdownTimeout
+            self.longestBackoff = longestBackoff
+        }
+    }
+
+    struct Entry: Sendable {
+        var batch: Batch
+        var isApplied = false
+        var isConfirmed = false
+    }
+
+    /// With batches under way the next one is formed this much later for each of them, at most `longestStretch`, so that an outage of
+    /// hours leaves hundreds of batches behind, not hundreds of thousands.
+    static let stretch: Duration = .milliseconds(250)
+    static let longestStretch: Duration = .seconds(5)
+
+    private let settings: Settings
+    private(set) var state = State.running
+    private var bell: Bell
+    private var applying: Lane
+    private var sending: Lane
+    /// Formed and not finished, in order.
+    private(set) var entries: [Entry]
+    private var isFinishing = false
+    private var nextLook: Duration?
+    private var lastFormed: Duration
+    /// The earliest `wait` that is still to come.
+    private var timer: Duration?
+
+    /// - Parameter unfinished: the batches a former term left, in order.
+    public init(
+        settings: Settings, unfinished: [Batch], now: Duration,
+        jitter: @escaping @Sendable () -> Double = { .random(in: 0..<1) }
+    ) {
+        self.settings = settings
+        self.bell = Bell(idleBeforeSleep: settings.idleBeforeSleep, now: now)
+        let backoff = Backoff(limit: settings.longestBackoff, jitter: jitter)
+        self.applying = Lane(backoff: backoff)
+        self.sending = Lane(backoff: backoff)
+        self.entries = unfinished.map { Entry(batch: $0) }
+        self.lastFormed = now
+        self.nextLook = now
+    }
+
+    /// Batches formed and not finished.
+    public var underWay: Int { entries.count }
+    public var isRedisFailing: Bool { applying.failingSince != nil }
+    public var isSinkFailing: Bool { sending.failingSince != nil }
+
+    /// The beginning, or the moment of a `wait`.
+    public mutating func timePassed(now: Duration) -> [Action] {
+        if let timer, now >= timer { self.timer = nil }
+        return advance(now: now)
+    }
+
+    /// - Parameter oldestRunning: the xmin of the look's snapshot.
+    public mutating func looked(_ batch: Batch?, oldestRunning: UInt64, now: Duration) -> [Action] {
+        if let batch {
+            entries.append(Entry(batch: batch))
+            lastFormed = now
+        }
+        let action = bell.looked(
+            found: (batch?.events ?? 0) > 0, oldestRunning: oldestRunning, isBusy: !entries.isEmpty || state != .running,
+            now: now)
+        return perform(action, now: now)
+    }
+
+    public mutating func fellAsleep(horizon: UInt64, now: Duration) -> [Action] {
+        perform(bell.lainDown(horizon: horizon), now: now)
+    }
+
+    public mutating func bellHeard(now: Duration) -> [Action] {
+        perform(bell.heard(), now: now)
+    }
+
+    public mutating func wokenUp(now: Duration) -> [Action] {
+        perform(bell.wokenUp(now: now), now: now)
+    }
+
+    public mutating func batchApplied(_ number: BatchNumber, now: Duration) -> [Action] {
+        applying.succeeded()
+        markApplied(through: number)
+        return advance(now: now)
+    }
+
+    public mutating func applyFailed(now: Duration) -> [Action] {
+        applying.failed(now: now)
+        guard let since = applying.failingSince, now - since >= settings.redisGiveUp, state == .running,
+            let last = entries.last
+        else { return advance(now: now) }
+        applying.started()
+        let types = entries.filter { !$0.isApplied }.reduce(into: Set<Int16>()) { $0.formUnion($1.batch.typeIDs) }
+        return [.raiseEpochs(types, through: last.batch.number)] + advance(now: now)
+    }
+
+    public mutating func epochsRaised(through number: BatchNumber, now: Duration) -> [Action] {
+        applying.circumvented(now: now)
+        markApplied(through: number)
+        return advance(now: now)
+    }
+
+    public mutating func batchConfirmed(_ number: BatchNumber, now: Duration) -> [Action] {
+        sending.succeeded()
+        for index in entries.indices where entries[index].batch.number == number { entries[index].isConfirmed = true }
+        return advance(now: now)
+    }
+
+    /// - Parameter slowly: whether only an operator can help.
+    public mutating func sendFailed(slowly: Bool, now: Duration) -> [Action] {
+        sending.failed(now: now, slowly: slowly)
+        return advance(now: now)
+    }
+
+    public mutating func batchFinished(_ number: BatchNumber, now: Duration) -> [Action] {
+        isFinishing = false
+        entries.removeAll { $0.batch.number == number }
+        if entries.isEmpty, nextLook != nil { nextLook = now }
+        return advance(now: now)
+    }
+
+    public mutating func shutdownRequested(now: Duration) -> [Action] {
+        guard state == .running else { return [] }
+        state = .draining(deadline: now + settings.shutdownTimeout)
+        return advance(now: now)
+    }
+
+    private mutating func markApplied(through number: BatchNumber) {
+        for index in entries.indices where entries[index].batch.number <= number { entries[index].isApplied = true }
+    }
+
+    private mutating func perform(_ action: Bell.Action, now: Duration) -> [Action] {
+        switch action {
+        case .look(let delay):
+            nextLook = now + delay
+            return advance(now: now)
+        case .lieDown: return [.setAsleep(true)] + advance(now: now)
+        case .wakeUp: return [.setAsleep(false)] + advance(now: now)
+        case .awaitBell: return [.awaitBell] + advance(now: now)
+        }
+    }
+
+    /// Begins whatever can begin now.
+    private mutating func advance(now: Duration) -> [Action] {
+        guard state != .stopped else { return [] }
+        var actions: [Action] = []
+        if let entry = entries.first, entry.isApplied, entry.isConfirmed, !isFinishing {
+            isFinishing = true
+            actions.append(.finish(entry.batch))
+        }
+        if case .draining(let deadline) = state {
+            let isStuck = applying.nextAttempt != nil || sending.nextAttempt != nil
+            if entries.isEmpty || isStuck && !isFinishing || now >= deadline {
+                state = .stopped
+                return actions + [.stop]
+            }
+        }
+        if let entry = entries.first(where: { !$0.isApplied }), applying.isReady(now: now) {
+            applying.started()
+            actions.append(.apply(entry.batch))
+        }
+        if let entry = entries.first(where: { !$0.isConfirmed }), sending.isReady(now: now) {
+            sending.started()
+            actions.append(.send(entry.batch))
+        }
+        if state == .running, let look = lookDue, now >= look {
+            nextLook = nil
+            actions.append(.look)
+        }
+        return actions + wait(now: now)
+    }
+
+    /// When to look next: later while batches are under way.
+    private var lookDue: Duration? {
+        guard let nextLook else { return nil }
+        guard !entries.isEmpty else { return nextLook }
+        return max(nextLook, lastFormed + min(Self.stretch * entries.count, Self.longestStretch))
+    }
+
+    private mutating func wait(now: Duration) -> [Action] {
+        var moments = [lookDue, applying.nextAttempt, sending.nextAttempt].compactMap { $0 }
+        if case .draining(let deadline) = state { moments = [deadline] }
+        guard let next = moments.min() else { return [] }
+        if let timer, timer <= next { return [] }
+        timer = next
+        return [.wait(until: next)]
+    }
+}

@@ -1,0 +1,124 @@
+internal import Pipeline
+public import ReactionModel
+
+/// The three outbox tables: rotating, truncating, and the events that were parked.
+extension PostgresSource {
+    public struct ParkedEvent: Sendable {
+        public var version: Version
+        /// ClickHouse's code, or 0 if the event was never sent because its type is not known.
+        public var errorCode: Int32
+    }
+
+    /// The parked events of a range of versions of one batch.
+    public func parkedEvents(
+        of batch: BatchNumber, from first: Version, through last: Version
+    ) throws(PostgresError) -> [ParkedEvent] {
+        let result = try session.query(
+            """
+            SELECT version, error_code FROM reactions.parked_event
+            WHERE version BETWEEN $1::bigint AND $2::bigint AND batch = $3::bigint
+            """, ["\(first.rawValue)", "\(last.rawValue)", "\(batch.rawValue)"])
+        var parked: [ParkedEvent] = []
+        for row in result.rows {
+            parked.append(
+                ParkedEvent(
+                    version: Version(rawValue: try result.required(row, 0)), errorCode: try result.required(row, 1)))
+        }
+        return parked
+    }
+
+    /// Copies events of the outbox, whole, to where an operator finds them. Durable on return; parking again changes nothing.
+    public func park(
+        _ versions: [Version], batch: BatchNumber, errorCode: Int32, error: String
+    ) throws(PostgresError) {
+        _ = try session.query(
+            """
+            INSERT INTO reactions.parked_event (\(EventDecoder.columns), batch, error_code, error)
+            SELECT \(EventDecoder.columns), $2::bigint, $3::integer, $4 FROM reactions._outbox
+            WHERE version = ANY ($1::bigint[]) ON CONFLICT (version) DO NOTHING
+            """,
+            [
+                "{\(versions.map { String($0.rawValue) }.joined(separator: ","))}", "\(batch.rawValue)", "\(errorCode)",
+                error,
+            ])
+    }
+
+    /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; at most every ten seconds.
+    public func maintain() throws(PostgresError) {
+        if let lastMaintenance, .now - lastMaintenance < .seconds(10) { return }
+        lastMaintenance = .now
+        try dropOldBatches()
+        let session = try session
+        let mirror = try session.query("SELECT current_outbox FROM reactions._mirror")
+        let current = try mirror.required(0, 0, as: Int.self)
+        for table in 0..<3 where table != current { try truncate(table) }
+        try rotate(from: current)
+    }
+
+    /// Keeps the newest row that is older than the retention: it is where the first kept batch starts.
+    private func dropOldBatches() throws(PostgresError) {
+        _ = try session.query(
+            """
+            DELETE FROM reactions._batch
+            WHERE batch < (SELECT max(batch) FROM reactions._batch WHERE finished_at <= \(retentionEnd))
+            """)
+    }
+
+    /// Writers move to the next table as they see the row; those that still write to the old one hold a lock on it.
+    private func rotate(from current: Int) throws(PostgresError) {
+        let next = (current + 1) % 3
+        _ = try session.query(
+            """
+            UPDATE reactions._mirror SET current_outbox = \(next), rotated_at = clock_timestamp()
+            WHERE NOT EXISTS (SELECT FROM reactions._outbox_\(next)) AND EXISTS (SELECT FROM reactions._outbox_\(current))
+              AND (pg_relation_size('reactions._outbox_\(current)') >= \(limits.rotateBytes)
+                   OR rotated_at <= clock_timestamp() - interval '\(limits.rotateAfter.components.seconds) seconds')
+            """)
+    }
+
+    /// Empties a table that is not written to any more, if every row is at or below the floor and in a batch that is not kept.
+    ///
+    /// The rows are checked in a snapshot first, without a lock; under the lock only what that snapshot could not see, which two
+    /// index look-ups tell. NOWAIT: a waiting ACCESS EXCLUSIVE request would make every reader behind it wait.
+    func truncate(_ table: Int) throws(PostgresError) {
+        let session = try session
+        let name = "reactions._outbox_\(table)"
+        guard
+            let finished = try session.query(
+                """
+                SELECT snapshot FROM reactions._batch WHERE finished_at <= \(retentionEnd) ORDER BY batch DESC LIMIT 1
+                """
+            ).text(0, 0), let finished = Snapshot(finished)
+        else { return }
+        let check = try session.query(
+            """
+            SELECT pg_current_snapshot(), EXISTS (SELECT FROM \(name)),
+                   NOT EXISTS (SELECT FROM \(name) WHERE version > (SELECT floor FROM reactions._mirror))
+                   AND NOT EXISTS (SELECT FROM \(name)
+                                   WHERE version >= \(baseVersion.rawValue) AND (\(Self.isHidden(from: finished))))
+            """)
+        guard check.isTrue(0, 1), check.isTrue(0, 2) else { return }
+        let checked = try snapshot(check, 0, 0)
+        do throws(PostgresError) {
+            try transaction("") { session throws(PostgresError) in
+                _ = try session.query("LOCK TABLE \(name) IN ACCESS EXCLUSIVE MODE NOWAIT")
+                let news = try session.query(
+                    "SELECT EXISTS (SELECT FROM \(name) WHERE \(Self.isHidden(from: checked)))")
+                if !news.isTrue(0, 0) { _ = try session.query("TRUNCATE \(name)") }
+            }
+        } catch where error.sqlState == "55P03" {
+            // Somebody is reading or writing: next time.
+        }
+    }
+
+    private var retentionEnd: String {
+        "clock_timestamp() - interval '\(limits.retention.components.seconds) seconds'"
+    }
+
+    /// Rows whose transaction the snapshot does not show.
+    private static func isHidden(from snapshot: Snapshot) -> String {
+        let running = snapshot.inProgress.map(String.init).joined(separator: ",")
+        let late = running.isEmpty ? "" : " OR xid = ANY ('{\(running)}'::xid8[])"
+        return "xid >= '\(snapshot.xmax)'::xid8\(late)"
+    }
+}

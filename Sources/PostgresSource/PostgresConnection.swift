@@ -1,0 +1,204 @@
+internal import CLibPQ
+internal import Glibc
+
+/// One libpq connection, without blocking calls: every wait is a poll(2) with a deadline.
+///
+/// Not Sendable: it belongs to the actor that opened it. While a conversation is under way the connection is in an unknown state; a
+/// failure then leaves it so, and it is not used again.
+final class PostgresConnection {
+    private let connection: OpaquePointer
+    private let wakeUp: WakeUp
+    /// For one conversation.
+    private let timeout: Duration
+    private(set) var isInUnknownState = false
+
+    /// - Parameter password: nil to let libpq find one.
+    init(
+        conninfo: String, password: String?, connectTimeout: Duration, timeout: Duration, wakeUp: WakeUp
+    ) throws(PostgresError) {
+        // A conninfo string in `dbname` is expanded; what follows overrides it, what precedes is overridden by it.
+        var parameters = [
+            ("application_name", "reactiond"), ("keepalives_idle", "10"), ("keepalives_interval", "5"),
+            ("keepalives_count", "3"), ("tcp_user_timeout", "30000"), ("dbname", conninfo), ("client_encoding", "UTF8"),
+        ]
+        if let password { parameters.append(("password", password)) }
+        let opened = Self.withCStrings(parameters.map(\.0)) { names in
+            Self.withCStrings(parameters.map(\.1)) { values in PQconnectStartParams(names, values, 1) }
+        }
+        guard let opened else { throw PostgresError(disposition: .retry, message: "out of memory") }
+        self.connection = opened
+        self.wakeUp = wakeUp
+        self.timeout = timeout
+        let deadline = ContinuousClock.now + connectTimeout
+        var polled = PGRES_POLLING_WRITING
+        while polled != PGRES_POLLING_OK {
+            guard PQstatus(opened) != CONNECTION_BAD, polled != PGRES_POLLING_FAILED else {
+                throw Self.connectError(opened)
+            }
+            let events = polled == PGRES_POLLING_READING ? POLLIN : POLLOUT
+            guard wakeUp.wait(socket: PQsocket(opened), events: events, until: deadline) == .ready else {
+                throw PostgresError(disposition: .reconnect, message: "no connection within the time allowed")
+            }
+            polled = PQconnectPoll(opened)
+        }
+        PQsetNoticeProcessor(opened, { _, _ in }, nil)
+        _ = PQsetnonblocking(opened, 1)
+    }
+
+    deinit {
+        PQfinish(connection)
+    }
+
+    var backendPID: Int32 { PQbackendPID(connection) }
+    var isUsable: Bool { !isInUnknownState && PQstatus(connection) == CONNECTION_OK }
+
+    /// Several statements without parameters, as one implicit transaction unless they say otherwise; one result for each.
+    func execute(_ sql: String) throws(PostgresError) -> [PostgresResult] {
+        try converse { PQsendQuery(self.connection, sql) }
+    }
+
+    /// One statement.
+    func query(_ sql: String, _ parameters: [String?] = []) throws(PostgresError) -> PostgresResult {
+        let results = try converse {
+            Self.withCStrings(parameters) { values in
+                PQsendQueryParams(self.connection, sql, Int32(parameters.count), nil, values, nil, nil, 0)
+            }
+        }
+        guard let result = results.last else { throw PostgresError(connection: connection) }
+        return result
+    }
+
+    /// `COPY … TO STDOUT`, handing over one row after the other.
+    func copy(
+        _ sql: String, row: (UnsafeRawBufferPointer) throws(PostgresError) -> Void
+    ) throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        isInUnknownState = true
+        guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        try waitForResult(until: deadline)
+        guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
+        guard PQresultStatus(result) == PGRES_COPY_OUT else {
+            defer { PQclear(result) }
+            let error = PostgresError(result: result)
+            _ = try results(until: deadline)
+            isInUnknownState = false
+            throw error
+        }
+        PQclear(result)
+        while true {
+            var bytes: UnsafeMutablePointer<CChar>?
+            let count = PQgetCopyData(connection, &bytes, 1)
+            if count == 0 {
+                try wait(events: POLLIN, until: deadline)
+                guard PQconsumeInput(connection) == 1 else { throw PostgresError(connection: connection) }
+            } else if let bytes, count > 0 {
+                defer { PQfreemem(bytes) }
+                try row(UnsafeRawBufferPointer(start: bytes, count: Int(count)))
+            } else if count == -1 {
+                break
+            } else {
+                throw PostgresError(connection: connection)
+            }
+        }
+        _ = try results(until: deadline)
+        isInUnknownState = false
+    }
+
+    /// Waits for a notification on any channel; true if one came. Ends early when woken.
+    func waitForNotification(timeout: Duration) throws(PostgresError) -> Bool {
+        let deadline = ContinuousClock.now + timeout
+        var heard = false
+        while true {
+            guard PQconsumeInput(connection) == 1 else { throw PostgresError(connection: connection) }
+            while let notification = PQnotifies(connection) {
+                PQfreemem(notification)
+                heard = true
+            }
+            if heard { return true }
+            guard wakeUp.wait(socket: PQsocket(connection), events: POLLIN, until: deadline) == .ready else { return false }
+        }
+    }
+
+    private func converse(_ send: () -> Int32) throws(PostgresError) -> [PostgresResult] {
+        let deadline = ContinuousClock.now + timeout
+        isInUnknownState = true
+        guard send() == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        let results = try results(until: deadline)
+        isInUnknownState = false
+        return results
+    }
+
+    private func flush(until deadline: ContinuousClock.Instant) throws(PostgresError) {
+        while true {
+            switch PQflush(connection) {
+            case 0: return
+            case 1:
+                try wait(events: POLLIN | POLLOUT, until: deadline)
+                guard PQconsumeInput(connection) == 1 else { throw PostgresError(connection: connection) }
+            default: throw PostgresError(connection: connection)
+            }
+        }
+    }
+
+    /// Every result up to the end of the command. An error among them is thrown after the last, with the connection in order again.
+    private func results(until deadline: ContinuousClock.Instant) throws(PostgresError) -> [PostgresResult] {
+        var results: [PostgresResult] = []
+        var failure: PostgresError?
+        while true {
+            try waitForResult(until: deadline)
+            guard let result = PQgetResult(connection) else { break }
+            switch PQresultStatus(result) {
+            case PGRES_COMMAND_OK, PGRES_TUPLES_OK, PGRES_EMPTY_QUERY:
+                results.append(PostgresResult(result))
+            default:
+                failure = PostgresError(result: result)
+                PQclear(result)
+            }
+        }
+        if let failure {
+            if failure.disposition != .reconnect { isInUnknownState = false }
+            throw failure
+        }
+        return results
+    }
+
+    private func waitForResult(until deadline: ContinuousClock.Instant) throws(PostgresError) {
+        while PQisBusy(connection) == 1 {
+            try wait(events: POLLIN, until: deadline)
+            guard PQconsumeInput(connection) == 1 else { throw PostgresError(connection: connection) }
+        }
+    }
+
+    /// A conversation is not ended by a wake-up, only by its deadline.
+    private func wait(events: Int32, until deadline: ContinuousClock.Instant) throws(PostgresError) {
+        while true {
+            switch wakeUp.wait(socket: PQsocket(connection), events: events, until: deadline) {
+            case .ready: return
+            case .woken: continue
+            case .timedOut:
+                throw PostgresError(disposition: .reconnect, message: "no answer within the time allowed")
+            }
+        }
+    }
+
+    /// A refused password or database is told apart from an unreachable server by whether the server asked for anything.
+    private static func connectError(_ connection: OpaquePointer) -> PostgresError {
+        var error = PostgresError(connection: connection)
+        if PQconnectionNeedsPassword(connection) == 1 || PQconnectionUsedPassword(connection) == 1 {
+            error.disposition = .stop
+        }
+        return error
+    }
+
+    /// NULL-terminated, as PQconnectStartParams wants it; PQsendQueryParams counts for itself.
+    private static func withCStrings<Result>(
+        _ strings: [String?], _ body: (UnsafePointer<UnsafePointer<CChar>?>?) -> Result
+    ) -> Result {
+        let copies = strings.map { string in string.map { strdup($0) } ?? nil }
+        defer { copies.forEach { free($0) } }
+        let pointers = copies.map { UnsafePointer($0) } + [nil]
+        return pointers.withUnsafeBufferPointer { body($0.baseAddress) }
+    }
+}

@@ -1,0 +1,73 @@
+import CReactionsBoundary
+
+/// Why an exchange failed. Texts follow PostgreSQL's style guide: the message without a capital and a full stop, detail and hint as
+/// sentences. No secret and no value of a user is ever in them.
+struct Failure: Error, Equatable {
+    var code: rx_error_code
+    var message: String
+    var detail = ""
+    var hint = ""
+
+    static func redisUnreachable(_ detail: String, hint: String = "") -> Failure {
+        Failure(code: RX_ERROR_REDIS_UNREACHABLE, message: "could not reach Redis", detail: detail, hint: hint)
+    }
+
+    static func redisRefused(_ detail: String) -> Failure {
+        Failure(
+            code: RX_ERROR_REDIS_REFUSED, message: "Redis refused the connection or a command", detail: detail,
+            hint: "Check user and password in the secrets file and the user's ACL.")
+    }
+
+    static func redisNonsense(_ detail: String, hint: String = "Check that reactions.redis_url points to Redis.") -> Failure {
+        Failure(code: RX_ERROR_REDIS_NONSENSE, message: "unexpected answer from Redis", detail: detail, hint: hint)
+    }
+
+    static func clickHouseUnreachable(_ detail: String) -> Failure {
+        Failure(code: RX_ERROR_CLICKHOUSE_UNREACHABLE, message: "could not reach ClickHouse", detail: detail)
+    }
+
+    static func clickHouseRefused(_ detail: String) -> Failure {
+        Failure(
+            code: RX_ERROR_CLICKHOUSE_REFUSED, message: "ClickHouse refused the user", detail: detail,
+            hint: "Check user and password in the secrets file and the user's grants.")
+    }
+
+    static func clickHouseFailed(_ detail: String) -> Failure {
+        Failure(code: RX_ERROR_CLICKHOUSE_FAILED, message: "ClickHouse answered with an error", detail: detail)
+    }
+
+    static func clickHouseNonsense(_ detail: String) -> Failure {
+        Failure(
+            code: RX_ERROR_CLICKHOUSE_NONSENSE, message: "unexpected answer from ClickHouse", detail: detail,
+            hint: "Check that reactions.clickhouse_url points to ClickHouse's HTTP port.")
+    }
+
+    static func notConfigured(_ message: String, detail: String = "", hint: String = "") -> Failure {
+        Failure(code: RX_ERROR_NOT_CONFIGURED, message: message, detail: detail, hint: hint)
+    }
+
+    static func brokenContract(_ detail: String) -> Failure {
+        Failure(code: RX_ERROR_INTERNAL, message: "internal error of pg_reactions", detail: detail)
+    }
+
+    func write(to error: inout rx_error) {
+        error.code = Int32(bitPattern: code.rawValue)
+        withUnsafeMutableBytes(of: &error.message) { Self.copy(message, to: $0) }
+        withUnsafeMutableBytes(of: &error.detail) { Self.copy(detail, to: $0) }
+        withUnsafeMutableBytes(of: &error.hint) { Self.copy(hint, to: $0) }
+    }
+
+    /// Copies as many whole characters as fit, and a NUL.
+    private static func copy(_ text: String, to buffer: UnsafeMutableRawBufferPointer) {
+        var end = 0
+        for scalar in text.unicodeScalars {
+            let units = UTF8.encode(scalar)?.count ?? 0
+            guard scalar != "\0", end + units < buffer.count else { break }
+            UTF8.encode(scalar)?.forEach { unit in
+                buffer[end] = unit
+                end += 1
+            }
+        }
+        if end < buffer.count { buffer[end] = 0 }
+    }
+}

@@ -1,0 +1,72 @@
+import ReactionModel
+
+/// Commands in Redis's wire protocol, one after the other in one buffer.
+///
+/// Each command is begun with the number of its arguments, so that nothing is written twice and nothing is allocated per argument.
+public struct CommandBuffer {
+    public private(set) var bytes: [UInt8] = []
+    /// How many replies the commands will get.
+    public private(set) var commandCount = 0
+
+    public init() {}
+
+    /// Drops the commands and keeps the memory.
+    public mutating func removeAll() {
+        bytes.removeAll(keepingCapacity: true)
+        commandCount = 0
+    }
+
+    /// Begins a command of `name` and `arguments` more arguments, which the caller appends.
+    public mutating func begin(_ name: StaticString, arguments: Int) {
+        commandCount += 1
+        bytes.append(UInt8(ascii: "*"))
+        bytes.appendDecimal(Int64(arguments &+ 1))
+        endLine()
+        name.withUTF8Buffer { append($0) }
+    }
+
+    /// Begins the call of a loaded script on one key, with `arguments` more arguments.
+    public mutating func beginScript(_ digest: [UInt8], key: [UInt8], arguments: Int) {
+        begin("EVALSHA", arguments: arguments &+ 3)
+        append(digest)
+        append(1 as Int64)
+        append(key)
+    }
+
+    public mutating func append(_ argument: some Collection<UInt8>) {
+        bytes.append(UInt8(ascii: "$"))
+        bytes.appendDecimal(Int64(argument.count))
+        endLine()
+        bytes.append(contentsOf: argument)
+        endLine()
+    }
+
+    public mutating func append(_ argument: StaticString) {
+        argument.withUTF8Buffer { append($0) }
+    }
+
+    public mutating func append(_ number: Int64) {
+        var length = number < 0 ? 2 : 1
+        var rest = number.magnitude / 10
+        while rest > 0 {
+            length += 1
+            rest /= 10
+        }
+        bytes.append(UInt8(ascii: "$"))
+        bytes.appendDecimal(Int64(length))
+        endLine()
+        bytes.appendDecimal(number)
+        endLine()
+    }
+
+    /// Appends the commands of another buffer.
+    public mutating func append(commandsOf other: CommandBuffer) {
+        bytes.append(contentsOf: other.bytes)
+        commandCount += other.commandCount
+    }
+
+    private mutating func endLine() {
+        bytes.append(UInt8(ascii: "\r"))
+        bytes.append(UInt8(ascii: "\n"))
+    }
+}
