@@ -50,7 +50,9 @@ let package = Package(
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
-        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(
+            name: "RedisStore", dependencies: ["ReactionModel"], resources: [.embedInCode("Scripts")],
+            swiftSettings: backend),
         .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
 
         // Backend only
