@@ -98,6 +98,7 @@ let package = Package(
             name: "ReactionAgentTests",
             dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
             swiftSettings: agent),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
