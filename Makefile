@@ -12,7 +12,7 @@ SWIFT_BUILD := swift build --configuration release
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([A-Za-z.-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: quickstart
 quickstart: install-extension ## everything from nothing: build, start private servers, replay 141,695 reactions, compare
@@ -62,6 +62,10 @@ lint: deps ## check the format of Swift and shell
 	@scripts/test lint
 format: deps ## format the Swift sources
 	swift format --in-place --recursive Sources Tests Package.swift
+
+.PHONY: META.json
+META.json: ## make the PGXN description from META.json.in
+	@sed "s/@VERSION@/$$(sed -n "s/^default_version = '\(.*\)'/\1/p" extension/pg_reactions.control)/" META.json.in > $@
 
 .PHONY: clean
 clean: ## stop the private servers, delete their data and every build product

@@ -50,7 +50,9 @@ let package = Package(
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
-        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(
+            name: "RedisStore", dependencies: ["ReactionModel"], resources: [.embedInCode("Scripts")],
+            swiftSettings: backend),
         .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
 
         // Backend only
@@ -85,6 +87,18 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
+        .target(
+            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            path: "Tests/AgentTestSupport", swiftSettings: agent),
+        .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "PostgresSourceTests", dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "ReactionAgentTests",
+            dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(
             name: "ReactionBackendTests",
