@@ -102,9 +102,11 @@ let package = Package(
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(
             name: "ReactionBackendTests",
-            dependencies: [
-                "ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore", "TestSupport",
-            ], swiftSettings: agent),
+            dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
+            swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )

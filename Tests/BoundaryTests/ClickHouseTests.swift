@@ -2,7 +2,22 @@ import CReactionsBoundary
 import TestSupport
 import Testing
 
-extension BoundaryTests {
+/// The ClickHouse servers at hand.
+enum Engine: String, CaseIterable, Sendable {
+    case debian = "18.16"
+    case current = "26.9"
+
+    var server: any ClickHouseEndpoint {
+        get async throws {
+            switch self {
+            case .debian: try await ClickHouseServer.shared.value
+            case .current: try await ChdbServer.shared.value
+            }
+        }
+    }
+}
+
+extension Boundary {
     /// ClickHouse under the outbox as the truth.
     @Suite struct Warehouse {
         private func code(_ code: rx_error_code) -> Int32 { Int32(bitPattern: code.rawValue) }
@@ -13,7 +28,7 @@ extension BoundaryTests {
 
         /// A database and key prefix of one's own on everyone's servers.
         private func caller(
-            _ server: some ClickHouseEndpoint, _ rows: [Row]
+            _ server: any ClickHouseEndpoint, _ rows: [Row]
         ) async throws -> Caller {
             let prefix = uniqueName() + ":"
             let database = try server.createDatabase()
@@ -40,8 +55,8 @@ extension BoundaryTests {
             return Caller(settings)
         }
 
-        @Test func theNewerOfClickHouseAndOutboxDecides() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func theNewerOfClickHouseAndOutboxDecides(engine: Engine) async throws {
+            let server = try await engine.server
             let caller = try await caller(
                 server,
                 [
@@ -63,8 +78,10 @@ extension BoundaryTests {
             #expect(caller.takeCounters().clickhouse_requests == 2)
         }
 
-        @Test func aUserOverTheLimitIsAskedForByIDsWithoutAskingTheOutboxAgain() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func aUserOverTheLimitIsAskedForByIDsWithoutAskingTheOutboxAgain(
+            engine: Engine
+        ) async throws {
+            let server = try await engine.server
             let caller = try await caller(server, (1...6).map { ("Image", $0, 1, "Like", 1, $0) })
             caller.limit = 5
             #expect(
@@ -73,8 +90,8 @@ extension BoundaryTests {
             #expect(try caller.read(nil, truth: RX_TRUTH_CLICKHOUSE).isComplete == false)
         }
 
-        @Test func moreIDsThanOneQueryHolds() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func moreIDsThanOneQueryHolds(engine: Engine) async throws {
+            let server = try await engine.server
             let caller = try await caller(server, [("Image", 20_000, 1, "Like", 1, 1), ("Image", 1, 1, "Cry", 1, 1)])
             let ids = Array(1...25_000 as ClosedRange<Int64>)
             let answer = try caller.read(ids, mayFill: false, skipsRedis: true, truth: RX_TRUTH_CLICKHOUSE)
@@ -82,8 +99,8 @@ extension BoundaryTests {
             #expect(caller.takeCounters().clickhouse_requests == 3)
         }
 
-        @Test func namesAreQuoted() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func namesAreQuoted(engine: Engine) async throws {
+            let server = try await engine.server
             let caller = try await caller(server, [("It's", 7, 1, "Like", 1, 3)])
             caller.typeName = "It's"
             #expect(try caller.read([7], truth: RX_TRUTH_CLICKHOUSE).flags == [7: 1])
@@ -93,8 +110,8 @@ extension BoundaryTests {
             #expect(try caller.read([7], skipsRedis: true, truth: RX_TRUTH_CLICKHOUSE).flags == [7: 0])
         }
 
-        @Test func pagesAreInOrderAndUnderTheOutbox() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func pagesAreInOrderAndUnderTheOutbox(engine: Engine) async throws {
+            let server = try await engine.server
             var rows: [Row] = (1...9).map { ("Image", $0, 1, "Like", 1, 2) }
             rows.append(("Image", 3, 1, "Heart", 1, 3))
             rows.append(("Image", 4, 1, "Like", -1, 5))
@@ -149,8 +166,8 @@ extension BoundaryTests {
             }
         }
 
-        @Test func refusalsErrorsAndNonsenseAreToldApart() async throws {
-            let server = try await ClickHouseServer.shared.value
+        @Test(arguments: Engine.allCases) func refusalsErrorsAndNonsenseAreToldApart(engine: Engine) async throws {
+            let server = try await engine.server
             let caller = try await caller(server, [])
             func failure() throws -> Caller.Failure {
                 try #require(throws: Caller.Failure.self) {
@@ -163,7 +180,7 @@ extension BoundaryTests {
             #expect(missing.code == code(RX_ERROR_CLICKHOUSE_FAILED))
             #expect(missing.detail.contains("code 60"))
             #expect(caller.probe()["clickhouse_tables"]?.isOK == false)
-            #expect(caller.probe()["clickhouse_reachable"]?.detail.hasPrefix("ClickHouse 18.16") == true)
+            #expect(caller.probe()["clickhouse_reachable"]?.detail.hasPrefix("ClickHouse \(engine.rawValue)") == true)
 
             caller.settings.clickHousePassword = "wrong"
             let refused = try failure()

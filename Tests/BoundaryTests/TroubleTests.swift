@@ -3,7 +3,7 @@ import Glibc
 import TestSupport
 import Testing
 
-extension BoundaryTests {
+extension Boundary {
     /// Redis down, hanging, refusing or talking nonsense.
     @Suite struct Trouble {
         private func code(_ code: rx_error_code) -> Int32 { Int32(bitPattern: code.rawValue) }

@@ -3,7 +3,7 @@ import TestSupport
 import Testing
 
 /// The functions of the header on real servers. Serialized, since a process has one session.
-@Suite(.serialized) struct BoundaryTests {
+@Suite(.serialized) struct Boundary {
     @Test func keyTemplates() throws {
         #expect(rx_template_problem("user:<shard>:<user>", "<user>") == nil)
         let problem = try #require(rx_template_problem("user", "<user>"))
@@ -49,7 +49,7 @@ import Testing
     }
 }
 
-extension BoundaryTests {
+extension Boundary {
     @Suite struct Reading {
         @Test func aMissAsksTheTruthOnceAndTheNextReadIsAHit() async throws {
             let (caller, redis, prefix) = try await caller()
