@@ -86,6 +86,36 @@ extension Boundary {
             #expect(try caller.read(nil) == .init(flags: [:], isComplete: false, wanted: []))
         }
 
+        @Test func anEventOnWhatAPartialMapDoesNotHoldIsUnknownUntilTheTruthIsAsked() async throws {
+            let (caller, redis, prefix) = try await caller()
+            caller.limit = 3
+            caller.truth.table = [1: 1, 2: 2, 3: 1, 4: 1, 9: 2]
+            _ = try caller.read([2])
+            #expect(caller.commit([event(9, 20, set: 1)]) == 1)
+            #expect(try redis.command("HGET", prefix + "reactions:1", "9").string?.hasPrefix("?") == true)
+            #expect(try caller.read([9], mayFill: false, truth: RX_TRUTH_NONE).flags == [9: -1])
+            caller.truth.table[9] = 3
+            caller.truth.outbox = [event(9, 20, set: 1)]
+            #expect(try caller.read([2, 9]) == .init(flags: [2: 2, 9: 3], isComplete: true, wanted: [[9]]))
+            #expect(try redis.command("HGET", prefix + "reactions:1", "9") == .string("3:1:20"))
+        }
+
+        @Test func aMapThatWasNotTouchedForADayIsTouched() async throws {
+            let (caller, redis, prefix) = try await caller()
+            let key = prefix + "reactions:1"
+            _ = try caller.read([7])
+            var marker = try #require(redis.command("HGET", key, "_").string).split(separator: ":")
+            let touched = try #require(Int(marker[5]))
+            marker[5] = Substring(String(touched - 90_000))
+            try redis.command("HSET", key, "_", marker.joined(separator: ":"))
+            try redis.command("EXPIRE", key, "1000")
+            #expect(try caller.read([7]).wanted == [])
+            #expect(try redis.command("TTL", key).integer ?? 0 > 1_000)
+            _ = caller.takeCounters()
+            #expect(try caller.read([7]).wanted == [])
+            #expect(caller.takeCounters().redis_round_trips == 1)
+        }
+
         @Test func aWholeMapOfAUserOverTheLimitIsIncompleteAndRemembersIt() async throws {
             let (caller, _, _) = try await caller()
             caller.limit = 2
