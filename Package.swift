@@ -85,6 +85,17 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
+        .target(
+            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            path: "Tests/AgentTestSupport", swiftSettings: agent),
+        .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "PostgresSourceTests", dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "ReactionAgentTests",
+            dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
+            swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]

@@ -43,9 +43,9 @@ extension PostgresSource {
             ])
     }
 
-    /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; at most every ten seconds.
+    /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; once per interval.
     public func maintain() throws(PostgresError) {
-        if let lastMaintenance, .now - lastMaintenance < .seconds(10) { return }
+        if let lastMaintenance, .now - lastMaintenance < limits.maintenanceInterval { return }
         lastMaintenance = .now
         try dropOldBatches()
         let session = try session

@@ -18,7 +18,9 @@ struct Failure: Error, Equatable {
             hint: "Check user and password in the secrets file and the user's ACL.")
     }
 
-    static func redisNonsense(_ detail: String, hint: String = "Check that reactions.redis_url points to Redis.") -> Failure {
+    static func redisNonsense(_ detail: String, hint: String = "Check that reactions.redis_url points to Redis.")
+        -> Failure
+    {
         Failure(code: RX_ERROR_REDIS_NONSENSE, message: "unexpected answer from Redis", detail: detail, hint: hint)
     }
 
