@@ -42,7 +42,7 @@ install: install-extension ## install the extension into PostgreSQL, and reactio
 install-extension: build
 	@scripts/install-extension
 
-.PHONY: test check test-unit test-integration test-regress test-isolation test-packaging
+.PHONY: test check test-unit test-integration test-regress test-isolation test-clusters test-packaging
 test: install-extension ## run every test and check
 	@scripts/test
 check: test ## what CI runs: the same
@@ -54,6 +54,8 @@ test-regress: install-extension ## SQL tests (pg_regress)
 	@scripts/test regress
 test-isolation: install-extension ## concurrency specs (pg_isolation_regress)
 	@scripts/test isolation
+test-clusters: install-extension ## dump, restore and failover
+	@scripts/test clusters
 test-packaging: install-extension ## what the built library links and exports
 	@scripts/test packaging
 
