@@ -50,7 +50,9 @@ let package = Package(
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
-        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(
+            name: "RedisStore", dependencies: ["ReactionModel"], resources: [.embedInCode("Scripts")],
+            swiftSettings: backend),
         .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
 
         // Backend only
@@ -96,6 +98,7 @@ let package = Package(
             name: "ReactionAgentTests",
             dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
             swiftSettings: agent),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]

@@ -63,7 +63,7 @@ struct Stack {
             "reactiond.yaml",
             """
             postgres:
-              url: "\(postgres.conninfo(database: database))"
+              conninfo: "\(postgres.conninfo(database: database))"
             redis:
               url: "unix://\(redis.socketPath)"
             clickhouse:
@@ -73,6 +73,8 @@ struct Stack {
               password: "\(clickHouse.password)"
 
             """)
+        // A password in a file that others can read is not taken.
+        try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
         return path
     }
 

@@ -105,7 +105,7 @@ import TestSupport
 
     @Test("a Redis that asks for a password is refused service and says so")
     func wrongPassword() async throws {
-        let redis = try await RedisServer.start(configuration: ["requirepass": "right"])
+        let redis = try await RedisServer.start(configuration: ["requirepass right"])
         let stack = try await Stack.make(redis: redis)
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
@@ -133,6 +133,24 @@ import TestSupport
         try await clickHouse.restart()
         let reader = try stack.connect()
         try await eventually("the read is known") { (try? reader.value("SELECT reactions.flags(1, 10)")) == "1" }
+    }
+
+    @Test("servers that answer nonsense make a read unknown: each is asked as if it were the other")
+    func nonsense() async throws {
+        let redis = try await RedisServer.start()
+        let clickHouse = try await ClickHouseServer.shared.value
+        let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
+        try stack.set("redis_url", "redis://127.0.0.1:\(clickHouse.httpPort)/0")
+        var session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Image')")
+        #expect(sqlstate(session, "SELECT reactions.flags(1, 10)").hasPrefix("08"))
+        try session.execute("SELECT reactions.react(1, 10, 'Like')")
+
+        try stack.set("redis_url", "unix://" + redis.socketPath)
+        try stack.set("clickhouse_url", "http://127.0.0.1:\(redis.port)")
+        session = try stack.connect()
+        #expect(sqlstate(session, "SELECT reactions.flags(1, 10)").hasPrefix("08"))
+        #expect(try session.value("SELECT count(*) FROM reactions._outbox") == "1")
     }
 
     @Test("a backend has one thread after a read that went to ClickHouse by host name")
