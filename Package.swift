@@ -86,6 +86,12 @@ let package = Package(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
+        .testTarget(
+            name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "ConformanceTests",
+            dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
+            swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )
