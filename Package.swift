@@ -109,6 +109,12 @@ let package = Package(
         .testTarget(
             name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
             swiftSettings: agent),
+        .testTarget(
+            name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "ConformanceTests",
+            dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
+            swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )
