@@ -47,10 +47,13 @@ let package = Package(
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),  // tests only
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
-        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(
+            name: "RedisStore", dependencies: ["ReactionModel"], resources: [.embedInCode("Scripts")],
+            swiftSettings: backend),
         .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
 
         // Backend only
@@ -80,6 +83,13 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
+
+        // Tests
+        .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
+        .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
+        .testTarget(
+            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("model.lua")],
+            swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )
