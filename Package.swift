@@ -47,6 +47,7 @@ let package = Package(
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),  // tests only
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
@@ -58,7 +59,9 @@ let package = Package(
         // Backend only
         .target(
             name: "ReactionBackend",
-            dependencies: ["CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore"],
+            dependencies: [
+                "CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore",
+            ],
             swiftSettings: backend),
 
         // Agent only
@@ -69,7 +72,8 @@ let package = Package(
         .target(
             name: "ReactionAgent",
             dependencies: [
-                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl", "CZlib",
+                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl",
+                "CZlib",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Configuration", package: "swift-configuration"),
@@ -94,11 +98,14 @@ let package = Package(
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(
-            name: "PostgresSourceTests", dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
+            name: "PostgresSourceTests",
+            dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
             swiftSettings: agent),
         .testTarget(
             name: "ReactionAgentTests",
-            dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
+            dependencies: [
+                "ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport",
+            ],
             swiftSettings: agent),
         .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
@@ -114,6 +121,11 @@ let package = Package(
         .testTarget(
             name: "ConformanceTests",
             dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
+        .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
+        .testTarget(
+            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("model.lua")],
             swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
