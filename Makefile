@@ -1,26 +1,28 @@
 # The only front door; `make help` lists the targets. What a target does is in scripts/, one file each.
 #
-# Variables: PG_CONFIG (default pg_config) chooses the PostgreSQL, PREFIX (default /usr/local) where reactiond is installed.
+# Variables: PG_CONFIG (default pg_config) chooses the PostgreSQL, PREFIX (default /usr/local) where reactiond is installed, FILTER the
+# Swift tests. Nothing but deps and install writes outside the checkout, /tmp and /var/tmp.
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 export PG_CONFIG ?= pg_config
 export PREFIX ?= /usr/local
+export FILTER
 
 SWIFT_BUILD := swift build --configuration release
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([A-Za-z.-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: quickstart
-quickstart: install-extension ## everything from nothing: build, start private servers, replay 141,695 reactions, compare
+quickstart: build ## everything from nothing: build, start private servers, replay 141,695 reactions, compare
 	@scripts/up
 	@scripts/quickstart
 
 .PHONY: up down
-up: install-extension ## start private PostgreSQL, Redis, ClickHouse and reactiond; . .run/env leads to them
+up: build ## start private PostgreSQL, Redis, ClickHouse and reactiond; . .run/env leads to them
 	@scripts/up
 down: ## stop what up and quickstart have started; the data stays
 	@scripts/down
@@ -36,27 +38,25 @@ extension: backend
 agent: deps
 	$(SWIFT_BUILD) --static-swift-stdlib --product reactiond
 
-.PHONY: install install-extension
-install: install-extension ## install the extension into PostgreSQL, and reactiond into PREFIX/bin
-	@scripts/install-agent
-install-extension: build
-	@scripts/install-extension
+.PHONY: install
+install: build ## install the extension into the PostgreSQL of PG_CONFIG, and reactiond into PREFIX/bin
+	@scripts/install
 
 .PHONY: test check test-unit test-integration test-regress test-isolation test-clusters test-packaging
-test: install-extension ## run every test and check
+test: build ## run every test and check
 	@scripts/test
 check: test ## what CI runs: the same
 test-unit: deps ## tests that need no server
 	@scripts/test unit
-test-integration: install-extension ## tests against real servers, started for each run
+test-integration: build ## tests against real servers, started for each run
 	@scripts/test integration
-test-regress: install-extension ## SQL tests (pg_regress)
+test-regress: build ## SQL tests (pg_regress)
 	@scripts/test regress
-test-isolation: install-extension ## concurrency specs (pg_isolation_regress)
+test-isolation: build ## concurrency specs (pg_isolation_regress)
 	@scripts/test isolation
-test-clusters: install-extension ## dump, restore and failover
+test-clusters: build ## dump, restore and failover
 	@scripts/test clusters
-test-packaging: install-extension ## what the built library links and exports
+test-packaging: build ## what the built library links and exports
 	@scripts/test packaging
 
 .PHONY: lint format
@@ -64,6 +64,10 @@ lint: deps ## check the format of Swift and shell
 	@scripts/test lint
 format: deps ## format the Swift sources
 	swift format --in-place --recursive Sources Tests Package.swift
+
+.PHONY: META.json
+META.json: ## make the PGXN description from META.json.in
+	@sed "s/@VERSION@/$$(sed -n "s/^default_version = '\(.*\)'/\1/p" extension/pg_reactions.control)/" META.json.in > $@
 
 .PHONY: clean
 clean: ## stop the private servers, delete their data and every build product

@@ -28,7 +28,8 @@ struct Stack {
             if let clickHouse { clickHouse } else { try await ClickHouseServer.shared.value }
         let stack = Stack(
             postgres: postgres, redis: redis, clickHouse: clickHouse, database: try postgres.createDatabase(),
-            prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory())
+            prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory()
+        )
         let session = try stack.connect()
         try session.execute("CREATE EXTENSION pg_reactions")
         var url = clickHouse.url
@@ -63,7 +64,7 @@ struct Stack {
             "reactiond.yaml",
             """
             postgres:
-              url: "\(postgres.conninfo(database: database))"
+              conninfo: "\(postgres.conninfo(database: database))"
             redis:
               url: "unix://\(redis.socketPath)"
             clickhouse:
@@ -73,6 +74,8 @@ struct Stack {
               password: "\(clickHouse.password)"
 
             """)
+        // A password in a file that others can read is not taken.
+        try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
         return path
     }
 

@@ -1,7 +1,7 @@
 import Foundation
 import Glibc
-import Testing
 import TestSupport
+import Testing
 
 /// What happens when a server is not there. "Unknown" is an error of class 08 (or null on request), never 0.
 @Suite("Trouble") struct TroubleTests {
@@ -37,7 +37,8 @@ import TestSupport
         #expect(sqlstate(session, "SELECT * FROM reactions.flags_many(1, ARRAY[10])") == "08006")
         try session.execute("SET reactions.on_unavailable = 'null'")
         #expect(try session.query("SELECT reactions.flags(1, 10)") == [[nil]])
-        #expect(try session.query("SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])") == [["10", nil], ["11", nil]])
+        #expect(
+            try session.query("SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])") == [["10", nil], ["11", nil]])
         try session.execute("SET reactions.on_unavailable = 'error'")
         try session.execute("SELECT reactions.react(1, 11, 'Heart')")
         try await redis.restart()
@@ -105,7 +106,7 @@ import TestSupport
 
     @Test("a Redis that asks for a password is refused service and says so")
     func wrongPassword() async throws {
-        let redis = try await RedisServer.start(configuration: ["requirepass": "right"])
+        let redis = try await RedisServer.start(configuration: ["requirepass right"])
         let stack = try await Stack.make(redis: redis)
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
@@ -133,6 +134,24 @@ import TestSupport
         try await clickHouse.restart()
         let reader = try stack.connect()
         try await eventually("the read is known") { (try? reader.value("SELECT reactions.flags(1, 10)")) == "1" }
+    }
+
+    @Test("servers that answer nonsense make a read unknown: each is asked as if it were the other")
+    func nonsense() async throws {
+        let redis = try await RedisServer.start()
+        let clickHouse = try await ClickHouseServer.shared.value
+        let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
+        try stack.set("redis_url", "redis://127.0.0.1:\(clickHouse.httpPort)/0")
+        var session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Image')")
+        #expect(sqlstate(session, "SELECT reactions.flags(1, 10)").hasPrefix("08"))
+        try session.execute("SELECT reactions.react(1, 10, 'Like')")
+
+        try stack.set("redis_url", "unix://" + redis.socketPath)
+        try stack.set("clickhouse_url", "http://127.0.0.1:\(redis.port)")
+        session = try stack.connect()
+        #expect(sqlstate(session, "SELECT reactions.flags(1, 10)").hasPrefix("08"))
+        #expect(try session.value("SELECT count(*) FROM reactions._outbox") == "1")
     }
 
     @Test("a backend has one thread after a read that went to ClickHouse by host name")
@@ -179,12 +198,15 @@ import TestSupport
                 DELETE FROM "ImageReaction" WHERE random() < 0.3;
                 """)
             try session.execute(
-                "SELECT reactions.react(g % 10, g % 37, (ARRAY['Like', 'Laugh'])[1 + (g + \(round)) % 2], 'Post') FROM generate_series(1, 100) g")
+                "SELECT reactions.react(g % 10, g % 37, (ARRAY['Like', 'Laugh'])[1 + (g + \(round)) % 2], 'Post') FROM generate_series(1, 100) g"
+            )
             let target = Int.random(in: 0...2)
             try await eventually(within: .seconds(60), "the agent has begun") {
                 switch target {
                 case 0: try session.value("SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL") != "0"
-                case 1: try session.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 LIMIT 1") != nil
+                case 1:
+                    try session.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 LIMIT 1")
+                        != nil
                 default: try !stack.clickHouseRows("SELECT 1 FROM {db}.entityMetricEvents LIMIT 1").isEmpty
                 }
             }
@@ -218,11 +240,15 @@ import TestSupport
         #expect(table.map { $0.map { $0 ?? "" } } == state)
         #expect(state == sums)
         for name in ["entityMetricEvents", "reactionsByEntity"] {
-            let key = name == "entityMetricEvents" ? "entityType, userId, entityId, metricType, version" : "entityType, entityId, userId, version"
-            #expect(try stack.clickHouseRows("SELECT \(key) FROM {db}.\(name) GROUP BY \(key) HAVING count() > 1").isEmpty)
+            let key =
+                name == "entityMetricEvents"
+                ? "entityType, userId, entityId, metricType, version" : "entityType, entityId, userId, version"
+            #expect(
+                try stack.clickHouseRows("SELECT \(key) FROM {db}.\(name) GROUP BY \(key) HAVING count() > 1").isEmpty)
         }
         let posts = try session.query(
-            "SELECT u, e, reactions.flags(u, e, 'Post') FROM generate_series(0, 9) u, generate_series(0, 36) e WHERE reactions.flags(u, e, 'Post') <> 0 ORDER BY 1, 2")
+            "SELECT u, e, reactions.flags(u, e, 'Post') FROM generate_series(0, 9) u, generate_series(0, 36) e WHERE reactions.flags(u, e, 'Post') <> 0 ORDER BY 1, 2"
+        )
         let mirrored = try stack.clickHouseRows(
             """
             SELECT userId, entityId, sum(multiIf(metricType = 'ReactionLike', 1, metricType = 'ReactionHeart', 2, metricType = 'ReactionLaugh', 4, 8))

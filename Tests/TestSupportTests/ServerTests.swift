@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import TestSupport
 import Testing
@@ -28,10 +29,29 @@ import Testing
         #expect(try server.connect().command("GET", "a") == .null)
     }
 
-    @Test func aClickHouseServerAnswersAndReportsErrorsWithTheirCode() async throws {
+    @Test func aClickHouseServerAnswersAndReportsErrors() async throws {
         let server = try await ClickHouseServer.shared.value
         #expect(try server.rows("SELECT 1, 'a'") == [["1", "a"]])
         let error = try #require(throws: ClickHouseError.self) { try server.query("SELECT * FROM missing") }
         #expect(error.status == 404)
+    }
+
+    @Test func theGatewayAnswersAndReportsErrorsWithTheirCode() async throws {
+        let gateway = try await ChdbServer.shared.value
+        #expect(try gateway.rows("SELECT 1, 'a'") == [["1", "a"]])
+        let error = try #require(throws: ClickHouseError.self) { try gateway.query("SELECT * FROM missing") }
+        #expect(error.status == 404)
+        #expect(error.code == 60)
+    }
+
+    @Test func theGatewayKeepsItsDataOverARestart() async throws {
+        let gateway = try await ChdbServer.start()
+        let database = try gateway.createDatabase()
+        try gateway.query("CREATE TABLE kept (x Int64) ENGINE = MergeTree ORDER BY x", database: database)
+        try gateway.query(
+            "INSERT INTO kept (x) FORMAT RowBinary", database: database,
+            body: Data([7, 0, 0, 0, 0, 0, 0, 0]))
+        try await gateway.restart()
+        #expect(try gateway.rows("SELECT x FROM kept", database: database) == [["7"]])
     }
 }
