@@ -19,6 +19,7 @@
 #include "access/xlogrecovery.h"
 #include "catalog/namespace.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -428,8 +429,27 @@ catalog_flag(ReactionType *type, const char *kind)
 			 errhint("Kinds are case-sensitive; reactions.kind lists them, reactions.add_kind adds one.")));
 }
 
-void
-catalog_cluster(rx_type *boundary)
+static uint64
+identifier_of(const CatalogRelations *relations)
+{
+	struct
+	{
+		uint64		cluster;
+		Oid			database;
+		Oid			sequence;
+	}			identity = {GetSystemIdentifier(), MyDatabaseId, relations->version_sequence};
+
+	return hash_bytes_extended((const unsigned char *) &identity, sizeof(identity), 0);
+}
+
+uint64
+catalog_system_identifier(void)
+{
+	return identifier_of(catalog_relations());
+}
+
+static void
+set_cluster(rx_type *boundary, const CatalogRelations *relations)
 {
 	TimeLineID	timeline;
 
@@ -437,14 +457,21 @@ catalog_cluster(rx_type *boundary)
 		(void) GetXLogReplayRecPtr(&timeline);
 	else
 		timeline = GetWALInsertionTimeLine();
-	boundary->system_identifier = GetSystemIdentifier();
+	boundary->system_identifier = identifier_of(relations);
 	boundary->timeline = timeline;
+}
+
+void
+catalog_cluster(rx_type *boundary)
+{
+	set_cluster(boundary, catalog_relations());
 }
 
 const rx_type *
 catalog_boundary(ReactionType *type)
 {
-	catalog_cluster(&type->boundary);
+	/* As cached: called before commit, where nothing is looked up. */
+	set_cluster(&type->boundary, &catalog->relations);
 	return &type->boundary;
 }
 

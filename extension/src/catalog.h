@@ -87,6 +87,12 @@ extern int32 catalog_flag(ReactionType *type, const char *kind);
 /* For the Swift half: the type with what its stamp is made of. */
 extern const rx_type *catalog_boundary(ReactionType *type);
 
+/*
+ * What versions are drawn from: the cluster's system identifier, mixed with the OIDs of database and version sequence. A dump that is
+ * restored beside its original, or over it, and a clone of the database start a sequence anew, or share its numbers.
+ */
+extern uint64 catalog_system_identifier(void);
+
 /* Sets system identifier and timeline of this server. */
 extern void catalog_cluster(rx_type *boundary);
 

@@ -4,9 +4,9 @@
  * Three rotating tables of one shape; the agent truncates one when everything in it is finished. Insert-only, so there is nothing to
  * lock but the relation. Which table is current is a hint: readers and the agent look at all three.
  *
- * A version is generation · 2^44 + sequence number. The generation belongs to one (system identifier, timeline) of the server: the
- * first event after a failover, a point-in-time recovery or a restore into another cluster adds a row to reactions._generation,
- * under ShareRowExclusiveLock on it. Until that transaction ends, other first events wait; it happens once per failover.
+ * A version is generation · 2^44 + sequence number. The generation belongs to one (system identifier, timeline), as in
+ * catalog_system_identifier: the first event after a failover, a point-in-time recovery or a restore adds a row to
+ * reactions._generation, under ShareRowExclusiveLock on it. Until that transaction ends, other first events wait; it happens once per failover.
  */
 #include "outbox.h"
 
@@ -100,7 +100,7 @@ newest_generation(Oid relation_id, TimeLineID timeline, bool *ours)
 		if (generation <= newest)
 			continue;
 		newest = generation;
-		*ours = DatumGetInt64(slot_getattr(slot, 2, &is_null)) == (int64) GetSystemIdentifier() &&
+		*ours = DatumGetInt64(slot_getattr(slot, 2, &is_null)) == (int64) catalog_system_identifier() &&
 			DatumGetInt64(slot_getattr(slot, 3, &is_null)) == (int64) timeline;
 	}
 	table_endscan(scan);
@@ -118,7 +118,7 @@ insert_generation(Oid relation_id, int64 generation, TimeLineID timeline)
 	bool		nulls[4] = {false};
 
 	values[0] = Int16GetDatum((int16) generation);
-	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
+	values[1] = Int64GetDatum((int64) catalog_system_identifier());
 	values[2] = Int64GetDatum((int64) timeline);
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
 	CatalogTupleInsert(relation, heap_form_tuple(RelationGetDescr(relation), values, nulls));

@@ -38,10 +38,14 @@ init() {
         >>"$1/postgresql.conf"
 }
 
-# The socket's directory is the data directory.
+# The socket is outside the data directory, where a base backup would take its lock file along.
 start() {
     clusters+=("$work/$1")
-    quietly "$bin/pg_ctl" --pgdata="$1" --log="$1.log" --options="-k $work/$1" --wait start
+    mkdir -p "$1.socket"
+    quietly "$bin/pg_ctl" --pgdata="$1" --log="$1.log" --options="-k $work/$1.socket" --wait start || {
+        cat "$1.log"
+        return 1
+    }
 }
 
 stop() {
@@ -54,7 +58,7 @@ sql() {
     shift
     local database=postgres
     [ "$#" = 1 ] || { database=$1; shift; }
-    PGHOST=$work/$cluster "$bin/psql" -XqAt -v ON_ERROR_STOP=1 -d "$database" -c "$1" 2>&1
+    PGHOST=$work/$cluster.socket "$bin/psql" -XqAt -v ON_ERROR_STOP=1 -d "$database" -c "$1" 2>&1
 }
 
 # expect WHAT EXPECTED FOUND

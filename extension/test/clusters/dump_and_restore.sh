@@ -15,7 +15,7 @@ check_restored() {
     expect "$what has the log of phases" "$(sql old app "$log")" "$(sql "$cluster" "$database" "$log")"
     expect "$what has the skipped and the parked" "1|1" \
         "$(sql "$cluster" "$database" "SELECT (SELECT count(*) FROM reactions._skipped), (SELECT count(*) FROM reactions.parked_event)")"
-    expect "$what has no progress of the mirror" "0|0" \
+    [ "$database" = clone ] || expect "$what has no progress of the mirror" "0|0" \
         "$(sql "$cluster" "$database" "SELECT (SELECT count(*) FROM reactions._batch), (SELECT count(*) FROM reactions._mirror)")"
     expect "$what has the rows of the attached table" "3" "$(sql "$cluster" "$database" "SELECT count(*) FROM shop.reaction")"
 
@@ -55,31 +55,31 @@ for format in plain custom; do
     init "$format"
     start "$format"
     sql "$format" "CREATE DATABASE app"
-    PGHOST=$work/old quietly "$bin/pg_dump" --format="$format" --file="$format.dump" app
+    PGHOST=$work/old.socket quietly "$bin/pg_dump" --format="$format" --file="$format.dump" app
     if [ "$format" = plain ]; then
-        PGHOST=$work/$format quietly "$bin/psql" -Xq -v ON_ERROR_STOP=1 -d app -f "$format.dump"
+        PGHOST=$work/$format.socket quietly "$bin/psql" -Xq -v ON_ERROR_STOP=1 -d app -f "$format.dump"
     else
-        PGHOST=$work/$format quietly "$bin/pg_restore" --exit-on-error --dbname=app --jobs=2 "$format.dump"
+        PGHOST=$work/$format.socket quietly "$bin/pg_restore" --exit-on-error --dbname=app --jobs=2 "$format.dump"
     fi
-    check_restored "$format" app "a new cluster, $format dump,"
+    check_restored "$format" app "a new cluster ($format dump)"
     stop "$format"
 done
 
 # In the same cluster, beside the original: neither may draw the other's versions.
 sql old "CREATE DATABASE copy"
-PGHOST=$work/old quietly "$bin/pg_restore" --exit-on-error --dbname=copy custom.dump
+PGHOST=$work/old.socket quietly "$bin/pg_restore" --exit-on-error --dbname=copy custom.dump
 check_restored old copy "another database of the cluster"
 sql old "CREATE DATABASE clone TEMPLATE app"
 check_restored old clone "a clone of the database"
 
 # Over itself, as an operator does who goes back to a dump.
 before=$(sql old app "$highest")
-PGHOST=$work/old quietly "$bin/pg_restore" --exit-on-error --clean --dbname=app custom.dump
+PGHOST=$work/old.socket quietly "$bin/pg_restore" --exit-on-error --clean --dbname=app custom.dump
 sql old app "SELECT reactions.set_flags(9, 9, 1)" >/dev/null
 expect "restored over itself: the next event has a higher version" "t" "$(sql old app "SELECT max(version) > $before FROM reactions._outbox")"
 
 # Schema without data, as for a test system.
 sql old "CREATE DATABASE empty"
-PGHOST=$work/old quietly "$bin/pg_dump" --schema-only --file=schema.dump app
-PGHOST=$work/old quietly "$bin/psql" -Xq -v ON_ERROR_STOP=1 -d empty -f schema.dump
+PGHOST=$work/old.socket quietly "$bin/pg_dump" --schema-only --file=schema.dump app
+PGHOST=$work/old.socket quietly "$bin/psql" -Xq -v ON_ERROR_STOP=1 -d empty -f schema.dump
 expect "a dump of the schema alone has the extension" "1" "$(sql old empty "SELECT count(*) FROM pg_extension WHERE extname = 'pg_reactions'")"

@@ -17,7 +17,7 @@ sql primary "
     INSERT INTO reaction VALUES (1, 1, 'Like')" >/dev/null
 
 for standby in one two; do
-    PGHOST=$work/primary quietly "$bin/pg_basebackup" --pgdata="$standby" --write-recovery-conf --checkpoint=fast --wal-method=stream \
+    PGHOST=$work/primary.socket quietly "$bin/pg_basebackup" --pgdata="$standby" --write-recovery-conf --checkpoint=fast --wal-method=stream \
         --no-sync
 done
 start one
@@ -64,7 +64,7 @@ stop primary
 # A second failover after the first.
 quietly "$bin/pg_ctl" --pgdata=one --mode=immediate stop
 start one
-PGHOST=$work/one quietly "$bin/pg_basebackup" --pgdata=three --write-recovery-conf --checkpoint=fast --wal-method=stream --no-sync
+PGHOST=$work/one.socket quietly "$bin/pg_basebackup" --pgdata=three --write-recovery-conf --checkpoint=fast --wal-method=stream --no-sync
 start three
 stop one
 quietly "$bin/pg_ctl" --pgdata=three --wait promote
