@@ -4,7 +4,8 @@ COMMENT ON SCHEMA reactions IS 'pg_reactions; names that begin with an underscor
 COMMENT ON TABLE entity_type IS 'entity types: what can be reacted to, where their reactions are kept, and the phase of their migration';
 COMMENT ON TABLE kind IS 'kinds of reaction of each entity type, and their flags';
 COMMENT ON TABLE phase_log IS 'every change of a phase: who, when, from, to';
-COMMENT ON TABLE _generation IS 'generations of versions: one per cluster and timeline that has written events';
+COMMENT ON SEQUENCE phase_log_phase_log_id_seq IS 'numbers of phase_log';
+COMMENT ON TABLE _generation IS 'generations of versions: one per installation and timeline that has written events';
 COMMENT ON SEQUENCE _version IS 'the lower 44 bits of an event''s version';
 COMMENT ON TABLE _outbox_0 IS 'outbox: events on their way to Redis and ClickHouse';
 COMMENT ON TABLE _outbox_1 IS 'outbox: events on their way to Redis and ClickHouse';

@@ -23,6 +23,7 @@ GRANT EXECUTE ON FUNCTION _stats(), status() TO pg_monitor;
 SELECT pg_catalog.pg_extension_config_dump('entity_type', '');
 SELECT pg_catalog.pg_extension_config_dump('kind', '');
 SELECT pg_catalog.pg_extension_config_dump('phase_log', '');
+SELECT pg_catalog.pg_extension_config_dump('phase_log_phase_log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_generation', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_0', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_1', '');
