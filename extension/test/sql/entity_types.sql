@@ -2,13 +2,14 @@
 \pset format unaligned
 \pset tuples_only on
 \set SHOW_CONTEXT never
+CALL test.forget_events();
 
 SELECT reactions.add_entity_type('Alpha');
 SELECT reactions.add_entity_type('Beta', 'exclusive', user_map_key => 'beta:<user>', entity_key => 'b:<shard>:<entity>', shard_count => 7);
 SELECT entity_type, mode, phase, kinds, epoch, backfilled FROM reactions.status() WHERE entity_type IN ('Alpha', 'Beta');
 SELECT entity_type, user_map_key, entity_key, shard_count FROM reactions.entity_type WHERE entity_type IN ('Alpha', 'Beta') ORDER BY 1;
 SELECT k.kind, k.flag FROM reactions.kind k JOIN reactions.entity_type t USING (type_id) WHERE t.entity_type = 'Alpha' ORDER BY flag;
-SELECT entity_type, from_phase, to_phase, changed_by = session_user FROM reactions.phase_log ORDER BY phase_log_id;
+SELECT entity_type, from_phase, to_phase, changed_by = session_user FROM reactions.phase_log WHERE entity_type IN ('Alpha', 'Beta') ORDER BY phase_log_id;
 
 -- Bad names, modes and templates.
 SELECT reactions.add_entity_type('Alpha');
