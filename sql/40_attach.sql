@@ -158,6 +158,26 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _unmapped_labels(regclass, name, jsonb, text[]) IS 'labels of an enum kind column that are no kind of the type';
 
+CREATE FUNCTION _ambiguous_kinds(of_table regclass, kind_column name, kind_map jsonb, known text[]) RETURNS SETOF text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH label AS (
+        SELECT e.enumlabel::text AS label
+        FROM pg_attribute a JOIN pg_enum e ON e.enumtypid = a.atttypid
+        WHERE a.attrelid = of_table AND a.attname = kind_column
+        UNION
+        SELECT l.label
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid, (SELECT jsonb_object_keys(kind_map) UNION SELECT unnest(known)) AS l (label)
+        WHERE a.attrelid = of_table AND a.attname = kind_column AND t.typtype <> 'e'
+    )
+    SELECT k.kind
+    FROM label l, LATERAL (SELECT CASE WHEN kind_map ? l.label THEN kind_map ->> l.label ELSE l.label END) AS k (kind)
+    WHERE k.kind = ANY (known)
+    GROUP BY k.kind HAVING count(*) > 1
+    ORDER BY k.kind;
+END;
+COMMENT ON FUNCTION _ambiguous_kinds(regclass, name, jsonb, text[]) IS 'kinds that more than one label of the kind column leads to';
+
 CREATE FUNCTION _create_capture(of_table regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -267,6 +287,14 @@ BEGIN
             format('column "%s" of table %s knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
             'Pass unknown_kinds => ''skip'' to leave such rows out, or a kind_map that leads them to a kind or to null.',
             'invalid_parameter_value');
+    END IF;
+    -- Two rows of one kind: the unique index would not order them, and one that goes would not mean that the kind is gone.
+    SELECT array_agg(l) INTO labels
+        FROM reactions._ambiguous_kinds($1, $5, $9, ARRAY(SELECT k.kind FROM reactions.kind k WHERE k.type_id = of_type)) AS l;
+    IF labels IS NOT NULL AND $7 = 'multi' THEN
+        PERFORM reactions._refuse(
+            format('kind_map leads several labels of column "%s" to one kind: %s', $5, array_to_string(labels, ', ')),
+            'Lead all labels but one to null, or make a kind of each with reactions.add_kind.', 'invalid_parameter_value');
     END IF;
     EXECUTE format('SELECT NOT EXISTS (SELECT FROM ONLY %s)', $1) INTO is_empty;
     UPDATE reactions.entity_type t SET

@@ -75,6 +75,8 @@ ALTER TYPE test.reaction_kind ADD VALUE 'Dislike';
 ALTER TYPE test.reaction_kind ADD VALUE 'Angry';
 SELECT reactions.attach('test.good', 'Bad', 'u', 'e', 'k');
 SELECT reactions.attach('test.good', 'Bad', 'u', 'e', 'k', kind_map => '{"Dislike": null, "Angry": "Rage"}');
+SELECT reactions.attach('test.good', 'Bad', 'u', 'e', 'k', kind_map => '{"Dislike": null, "Angry": "Cry"}');
+SELECT reactions.attach('test.bare', 'Bad', 'u', 'e', 'k', kind_map => '{"love": "Heart"}', extra_values => '{"source": "app"}');
 SELECT entity_type FROM reactions.entity_type WHERE entity_type = 'Bad';
 SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'reactions%';
 
@@ -98,7 +100,7 @@ RESET ROLE;
 SELECT phase, backfilled FROM reactions.status() WHERE entity_type = 'Owned';
 
 -- What is taken: labels mapped and skipped, columns with values of their own.
-SELECT reactions.attach('test.good', 'Photo', 'u', 'e', 'k', 'at', kind_map => '{"Dislike": null, "Angry": "Cry"}');
+SELECT reactions.attach('test.good', 'Photo', 'u', 'e', 'k', 'at', kind_map => '{"Dislike": null, "Cry": null, "Angry": "Cry"}');
 SELECT reactions.attach('test.good', 'Second', 'u', 'e', 'k');
 SELECT reactions.attach('test.bare', 'Photo', 'u', 'e', 'k', extra_values => '{"source": "app"}');
 SELECT entity_type, mode, phase, legacy_table, kinds, epoch, backfilled FROM reactions.status() WHERE entity_type = 'Photo';
