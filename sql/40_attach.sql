@@ -117,12 +117,29 @@ BEGIN
         SELECT a.* FROM pg_attribute a
         WHERE a.attrelid = of_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
             AND a.attidentity = '' AND a.attgenerated = ''
-            AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND NOT extra_values ? a.attname
+            AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND extra_values ->> a.attname IS NULL
     LOOP
         problem := format('column "%s" of table %s is NOT NULL and has no default', attribute.attname, of_table);
         hint := format('reactions.react could not insert a row: give it a default, or pass extra_values => ''{"%s": ...}''.',
             attribute.attname);
         RETURN NEXT;
+    END LOOP;
+    FOR wanted IN
+        SELECT e.key, jsonb_typeof(e.value) AS type, a.attnum
+        FROM jsonb_each(extra_values) e
+        LEFT JOIN pg_attribute a ON a.attrelid = of_table AND a.attname = e.key AND a.attnum > 0 AND NOT a.attisdropped
+    LOOP
+        IF wanted.attnum IS NULL THEN
+            problem := format('column "%s" of table %s does not exist', wanted.key, of_table);
+            hint := 'The keys of extra_values are columns.';
+            code := 'undefined_column';
+            RETURN NEXT;
+        ELSIF wanted.type IN ('object', 'array') THEN
+            problem := format('extra_values has no single value for column "%s"', wanted.key);
+            hint := 'Pass the text of the value as a string.';
+            code := 'invalid_parameter_value';
+            RETURN NEXT;
+        END IF;
     END LOOP;
 END
 $$;

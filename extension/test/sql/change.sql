@@ -1,9 +1,11 @@
 -- Changing reactions of a type without a table: what reaches the outbox.
 \pset format unaligned
 \pset tuples_only on
+\set SHOW_CONTEXT never
+CALL test.forget_events();
 SELECT reactions.add_entity_type('Image');
 SELECT reactions.add_entity_type('Poll', 'exclusive');
-\set SHOW_CONTEXT never
+
 
 -- Nothing is known of the first change; the outbox knows more with each.
 SELECT reactions.react(1, 10, 'Like');

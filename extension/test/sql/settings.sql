@@ -1,10 +1,11 @@
 -- Settings: unit, who may set them, limits.
 \pset format unaligned
 \pset tuples_only on
+\set SHOW_CONTEXT never
 LOAD 'pg_reactions';
 SELECT name, setting, unit, context, vartype, min_val, max_val, enumvals FROM pg_settings WHERE name LIKE 'reactions.%' ORDER BY name COLLATE "C";
 SELECT name FROM pg_settings WHERE name LIKE 'reactions.%' AND short_desc !~ '\.$';
-\set SHOW_CONTEXT never
+
 
 SET reactions.no_such_setting = 1;
 SET reactions.on_unavailable = off;
