@@ -47,6 +47,7 @@ let package = Package(
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),  // tests only
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
@@ -58,7 +59,9 @@ let package = Package(
         // Backend only
         .target(
             name: "ReactionBackend",
-            dependencies: ["CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore"],
+            dependencies: [
+                "CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore",
+            ],
             swiftSettings: backend),
 
         // Agent only
@@ -69,16 +72,19 @@ let package = Package(
         .target(
             name: "ReactionAgent",
             dependencies: [
-                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl", "CZlib",
+                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl",
+                "CZlib",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "FlyingFox", package: "FlyingFox"),
+                .product(name: "FlyingSocks", package: "FlyingFox"),
             ], swiftSettings: agent),
         .executableTarget(
             name: "reactiond",
             dependencies: [
-                "ReactionAgent",
+                "ReactionAgent", "PostgresSource", "Pipeline",
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
@@ -92,14 +98,35 @@ let package = Package(
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(
-            name: "PostgresSourceTests", dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
+            name: "PostgresSourceTests",
+            dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
             swiftSettings: agent),
         .testTarget(
             name: "ReactionAgentTests",
-            dependencies: ["ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport"],
+            dependencies: [
+                "ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport",
+            ],
             swiftSettings: agent),
         .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
+        .testTarget(
+            name: "ReactionBackendTests",
+            dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "ConformanceTests",
+            dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
+        .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
+        .testTarget(
+            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("model.lua")],
+            swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]
 )

@@ -7,6 +7,13 @@ public struct TruthRow: Equatable, Sendable {
     public var flag: Int32
     public var isSet: Bool
 
+    public init(entityID: Int64, version: Int64, flag: Int32, isSet: Bool) {
+        self.entityID = entityID
+        self.version = version
+        self.flag = flag
+        self.isSet = isSet
+    }
+
     private static let width = 20
 
     /// The rows of a whole answer, or nil if it is anything else: it has to consist of rows to its last byte, each of one of `flags`.

@@ -105,7 +105,8 @@ public struct Mirror: Sendable {
             lastFormed = now
         }
         let action = bell.looked(
-            found: (batch?.events ?? 0) > 0, oldestRunning: oldestRunning, isBusy: !entries.isEmpty || state != .running,
+            found: (batch?.events ?? 0) > 0, oldestRunning: oldestRunning,
+            isBusy: !entries.isEmpty || state != .running,
             now: now)
         return perform(action, now: now)
     }

@@ -106,7 +106,7 @@ extension PostgresSource {
                     "SELECT EXISTS (SELECT FROM \(name) WHERE \(Self.isHidden(from: checked)))")
                 if !news.isTrue(0, 0) { _ = try session.query("TRUNCATE \(name)") }
             }
-        } catch where error.sqlState == "55P03" {
+        } catch  where error.sqlState == "55P03" {
             // Somebody is reading or writing: next time.
         }
     }

@@ -11,7 +11,8 @@ public struct PostgresSettings: Sendable {
     public var timeout: Duration
 
     public init(
-        conninfo: String, password: String? = nil, connectTimeout: Duration = .seconds(10), timeout: Duration = .seconds(300)
+        conninfo: String, password: String? = nil, connectTimeout: Duration = .seconds(10),
+        timeout: Duration = .seconds(300)
     ) {
         self.conninfo = conninfo
         self.password = password

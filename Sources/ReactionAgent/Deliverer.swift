@@ -77,7 +77,8 @@ actor Deliverer {
         var bisection = Bisection(count: events.count, parked: parked.positions)
         while let piece = bisection.next() {
             do {
-                try await insert(events[piece], at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
+                try await insert(
+                    events[piece], at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
             } catch let error as SinkError where error.disposition == .rejectBatch {
                 identifiedAt = nil
                 if !progress.isBisecting {
@@ -116,7 +117,8 @@ actor Deliverer {
         guard let first = events.first else { return nil }
         let keys = events.keysToResolve
         let before =
-            keys.isEmpty ? [:] : try await sink.flags(of: keys, before: batch.number, first.version, catalog: batch.catalog)
+            keys.isEmpty
+            ? [:] : try await sink.flags(of: keys, before: batch.number, first.version, catalog: batch.catalog)
         return Chunk(batch: batch.number, part: part, events: events.resolved(before: before))
     }
 
@@ -145,7 +147,8 @@ actor Deliverer {
                 message: "more than \(Self.mostParkedPerBatch) events of one batch refused: \(error.message)")
         }
         try await source.park(
-            [event.version], batch: batch.number, errorCode: Int32(truncatingIfNeeded: error.code), error: error.message)
+            [event.version], batch: batch.number, errorCode: Int32(truncatingIfNeeded: error.code), error: error.message
+        )
         progress.parked += 1
         metrics.update { $0.parkedEvents += 1 }
         logger.error(

@@ -9,11 +9,14 @@ public struct IncompatibleExtension: Error, CustomStringConvertible {
     public var description: String {
         guard let version else { return "the extension pg_reactions is not installed in this database" }
         let known = "\(Self.newestKnown.major).\(Self.newestKnown.minor)"
-        return "the extension pg_reactions \(version) is newer than this agent, which knows up to \(known): upgrade the agent first"
+        return
+            "the extension pg_reactions \(version) is newer than this agent, which knows up to \(known): upgrade the agent first"
     }
 
-    static func check(_ version: String?) throws(IncompatibleExtension) {
+    public static func check(_ version: String?) throws(IncompatibleExtension) {
         let parts = (version ?? "").split(separator: ".").compactMap { Int($0) }
-        guard parts.count >= 2, (parts[0], parts[1]) <= newestKnown else { throw IncompatibleExtension(version: version) }
+        guard parts.count >= 2, (parts[0], parts[1]) <= newestKnown else {
+            throw IncompatibleExtension(version: version)
+        }
     }
 }

@@ -53,7 +53,8 @@ public final class Metrics: Sendable {
     public func text() -> String {
         let values = values.withLock { $0 }
         var text = PrometheusText()
-        text.gauge("reactiond_mirror_leading_bool", "1 while this agent is the leader.", values.role == .leading ? 1 : 0)
+        text.gauge(
+            "reactiond_mirror_leading_bool", "1 while this agent is the leader.", values.role == .leading ? 1 : 0)
         text.gauge(
             "reactiond_mirror_under_way_batches", "Batches formed and not finished.", Double(values.underWayBatches))
         text.gauge(
@@ -70,7 +71,8 @@ public final class Metrics: Sendable {
         text.counter(
             "reactiond_redis_raised_epochs_total", "Times that user maps were made absent because Redis was away.",
             values.raisedEpochs)
-        text.gauge("reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
+        text.gauge(
+            "reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
         text.counter("reactiond_clickhouse_inserted_events_total", "Events confirmed.", values.insertedEvents)
         text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
         text.counter(

@@ -18,6 +18,18 @@ public struct RedisSettings: Sendable {
     public var password: String?
     public var connectTimeout: Duration
     public var timeout: Duration
+
+    public init(
+        address: Address, database: Int, user: String? = nil, password: String? = nil, connectTimeout: Duration,
+        timeout: Duration
+    ) {
+        self.address = address
+        self.database = database
+        self.user = user
+        self.password = password
+        self.connectTimeout = connectTimeout
+        self.timeout = timeout
+    }
 }
 
 /// What Redis says of itself.
@@ -51,7 +63,9 @@ public actor RedisCache: Cache {
     private var runID: [UInt8] = []
     private var digest: [UInt8] = []
 
-    public init(settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, applyScript: String) {
+    public init(
+        settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, applyScript: String
+    ) {
         self.settings = settings
         self.systemIdentifier = systemIdentifier
         self.timeline = timeline
@@ -71,11 +85,9 @@ public actor RedisCache: Cache {
         }
     }
 
-    /// Connects if there is no connection.
-    public func identity() throws(CacheError) -> RedisIdentity {
-        try converse { connection throws(CacheError) in
-            try Self.identity(over: connection)
-        }
+    /// Asks a server over a connection of its own.
+    public static func identity(of settings: RedisSettings) async throws(CacheError) -> RedisIdentity {
+        try await RedisProbe().identity(of: settings)
     }
 
     private struct Call {
@@ -148,14 +160,15 @@ public actor RedisCache: Cache {
         return opened
     }
 
-    private static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
+    fileprivate static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
         guard case .text(let server) = try connection.command("INFO", "server"),
             let runID = field("run_id", of: server), let version = field("redis_version", of: server)
         else { throw CacheError(message: "INFO has no run id") }
         guard case .text(let memory) = try connection.command("INFO", "memory"),
             let policy = field("maxmemory_policy", of: memory)
         else { throw CacheError(message: "INFO has no maxmemory policy") }
-        guard case .array(let time) = try connection.command("TIME"), time.count == 2, case .text(let seconds) = time[0],
+        guard case .array(let time) = try connection.command("TIME"), time.count == 2,
+            case .text(let seconds) = time[0],
             case .text(let microseconds) = time[1], let seconds = Int64(seconds), let microseconds = Int64(microseconds)
         else { throw CacheError(message: "TIME has no time") }
         return RedisIdentity(
@@ -163,6 +176,18 @@ public actor RedisCache: Cache {
     }
 
     private static func field(_ name: String, of info: String) -> String? {
-        info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }.map { String($0.dropFirst(name.count + 1)) }
+        info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }.map {
+            String($0.dropFirst(name.count + 1))
+        }
+    }
+}
+
+/// Keeps a blocking question off the cooperative pool.
+private actor RedisProbe {
+    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.redis.probe")
+
+    func identity(of settings: RedisSettings) throws(CacheError) -> RedisIdentity {
+        try RedisCache.identity(over: RedisConnection(settings: settings))
     }
 }

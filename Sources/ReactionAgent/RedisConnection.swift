@@ -71,11 +71,15 @@ final class RedisConnection {
     }
 
     private func expectOK(_ arguments: [String]) throws(CacheError) {
-        guard try command(arguments) == .text("OK") else { throw CacheError(message: "\(arguments[0]) was not answered with OK") }
+        guard try command(arguments) == .text("OK") else {
+            throw CacheError(message: "\(arguments[0]) was not answered with OK")
+        }
     }
 
     private func failure() -> CacheError {
-        let text = withUnsafeBytes(of: context.pointee.errstr) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        let text = withUnsafeBytes(of: context.pointee.errstr) {
+            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+        }
         return CacheError(message: "Redis connection failed: \(text)")
     }
 

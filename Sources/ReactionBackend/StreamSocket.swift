@@ -22,7 +22,7 @@ struct StreamSocket {
             socket.enable(SOL_SOCKET, SO_KEEPALIVE)
         }
         let status = address.withSocketAddress { Glibc.connect(socket.descriptor, $0, $1) }
-        guard status == 0 || errno == EINPROGRESS else {
+        guard status == 0 || errno == EINPROGRESS || errno == EINTR else {
             let number = errno
             socket.close()
             return .failure(SystemError(number: number))

@@ -1,5 +1,5 @@
-import Testing
 import TestSupport
+import Testing
 
 @Suite("Reading") struct ReadTests {
     @Test("a native reaction is read from Redis, and from ClickHouse under the outbox when Redis has lost it")
@@ -33,7 +33,10 @@ import TestSupport
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         try session.execute("SELECT reactions.react(2, g, 'Like') FROM generate_series(1, 50) g")
-        #expect(try session.value("SELECT count(*) FROM reactions.flags_many(2, ARRAY(SELECT g FROM generate_series(1, 100) g)) WHERE flags = 1") == "50")
+        #expect(
+            try session.value(
+                "SELECT count(*) FROM reactions.flags_many(2, ARRAY(SELECT g FROM generate_series(1, 100) g)) WHERE flags = 1"
+            ) == "50")
 
         // Not preloaded: the counters are the session's.
         let misses = try stack.counter("misses", session)
@@ -54,9 +57,14 @@ import TestSupport
             SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
                 phase => 'switch_reads', unknown_kinds => 'skip')
             """)
-        try session.execute("INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) VALUES (5, 3, 'Laugh'), (6, 3, 'Dislike')")
+        try session.execute(
+            "INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) VALUES (5, 3, 'Laugh'), (6, 3, 'Dislike')"
+        )
         let reader = try stack.connect()
-        #expect(try reader.query("SELECT * FROM reactions.flags_many(3, ARRAY[5, 6, 7])") == [["5", "4"], ["6", "0"], ["7", "0"]])
+        #expect(
+            try reader.query("SELECT * FROM reactions.flags_many(3, ARRAY[5, 6, 7])") == [
+                ["5", "4"], ["6", "0"], ["7", "0"],
+            ])
 
         // The map is complete now: the writer's apply at commit, or else the agent, keeps it right.
         let agent = try stack.startAgent()
@@ -64,12 +72,15 @@ import TestSupport
         try session.execute("DELETE FROM \"ImageReaction\" WHERE \"imageId\" = 5")
         try session.execute("SELECT reactions.react(3, 7, 'Heart')")
         try await eventually("the map shows the changes") {
-            try reader.query("SELECT * FROM reactions.flags_many(3, ARRAY[5, 6, 7])") == [["5", "0"], ["6", "0"], ["7", "2"]]
+            try reader.query("SELECT * FROM reactions.flags_many(3, ARRAY[5, 6, 7])") == [
+                ["5", "0"], ["6", "0"], ["7", "2"],
+            ]
         }
         #expect(try reader.query("SELECT * FROM reactions.by_user(3)") == [["7", "2"]])
     }
 
-    @Test("a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache")
+    @Test(
+        "a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache")
     func ownChanges() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
@@ -97,9 +108,16 @@ import TestSupport
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
         try await stack.drained(session)
-        #expect(try session.query("SELECT * FROM reactions.flags_many(5, ARRAY[1, 100, 101])") == [["1", "1"], ["100", "1"], ["101", "0"]])
-        #expect(try session.query("SELECT * FROM reactions.flags_many(5, ARRAY[2, 100, 101])") == [["2", "1"], ["100", "1"], ["101", "0"]])
-        #expect(try session.query("SELECT entity_id FROM reactions.by_user(5, 'Like', 3, 97)") == [["98"], ["99"], ["100"]])
+        #expect(
+            try session.query("SELECT * FROM reactions.flags_many(5, ARRAY[1, 100, 101])") == [
+                ["1", "1"], ["100", "1"], ["101", "0"],
+            ])
+        #expect(
+            try session.query("SELECT * FROM reactions.flags_many(5, ARRAY[2, 100, 101])") == [
+                ["2", "1"], ["100", "1"], ["101", "0"],
+            ])
+        #expect(
+            try session.query("SELECT entity_id FROM reactions.by_user(5, 'Like', 3, 97)") == [["98"], ["99"], ["100"]])
         try session.execute("SELECT reactions.unreact(5, 100, 'Like')")
         try await eventually("the page shows the change") {
             try session.query("SELECT entity_id FROM reactions.by_user(5, 'Like', 3, 97)") == [["98"], ["99"]]
@@ -118,7 +136,9 @@ import TestSupport
             """)
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
-        try session.execute("INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) SELECT g, g % 7, 'Like' FROM generate_series(1, 70) g")
+        try session.execute(
+            "INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) SELECT g, g % 7, 'Like' FROM generate_series(1, 70) g"
+        )
         #expect(try session.value("SELECT reactions.flags(3, 3)") == "1")
         try await stack.drained(session)
         try session.execute("TRUNCATE \"ImageReaction\"")

@@ -28,7 +28,8 @@ struct Stack {
             if let clickHouse { clickHouse } else { try await ClickHouseServer.shared.value }
         let stack = Stack(
             postgres: postgres, redis: redis, clickHouse: clickHouse, database: try postgres.createDatabase(),
-            prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory())
+            prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory()
+        )
         let session = try stack.connect()
         try session.execute("CREATE EXTENSION pg_reactions")
         var url = clickHouse.url

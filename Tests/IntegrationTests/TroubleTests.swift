@@ -1,7 +1,7 @@
 import Foundation
 import Glibc
-import Testing
 import TestSupport
+import Testing
 
 /// What happens when a server is not there. "Unknown" is an error of class 08 (or null on request), never 0.
 @Suite("Trouble") struct TroubleTests {
@@ -37,7 +37,8 @@ import TestSupport
         #expect(sqlstate(session, "SELECT * FROM reactions.flags_many(1, ARRAY[10])") == "08006")
         try session.execute("SET reactions.on_unavailable = 'null'")
         #expect(try session.query("SELECT reactions.flags(1, 10)") == [[nil]])
-        #expect(try session.query("SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])") == [["10", nil], ["11", nil]])
+        #expect(
+            try session.query("SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])") == [["10", nil], ["11", nil]])
         try session.execute("SET reactions.on_unavailable = 'error'")
         try session.execute("SELECT reactions.react(1, 11, 'Heart')")
         try await redis.restart()
@@ -197,12 +198,15 @@ import TestSupport
                 DELETE FROM "ImageReaction" WHERE random() < 0.3;
                 """)
             try session.execute(
-                "SELECT reactions.react(g % 10, g % 37, (ARRAY['Like', 'Laugh'])[1 + (g + \(round)) % 2], 'Post') FROM generate_series(1, 100) g")
+                "SELECT reactions.react(g % 10, g % 37, (ARRAY['Like', 'Laugh'])[1 + (g + \(round)) % 2], 'Post') FROM generate_series(1, 100) g"
+            )
             let target = Int.random(in: 0...2)
             try await eventually(within: .seconds(60), "the agent has begun") {
                 switch target {
                 case 0: try session.value("SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL") != "0"
-                case 1: try session.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 LIMIT 1") != nil
+                case 1:
+                    try session.value("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 LIMIT 1")
+                        != nil
                 default: try !stack.clickHouseRows("SELECT 1 FROM {db}.entityMetricEvents LIMIT 1").isEmpty
                 }
             }
@@ -236,11 +240,15 @@ import TestSupport
         #expect(table.map { $0.map { $0 ?? "" } } == state)
         #expect(state == sums)
         for name in ["entityMetricEvents", "reactionsByEntity"] {
-            let key = name == "entityMetricEvents" ? "entityType, userId, entityId, metricType, version" : "entityType, entityId, userId, version"
-            #expect(try stack.clickHouseRows("SELECT \(key) FROM {db}.\(name) GROUP BY \(key) HAVING count() > 1").isEmpty)
+            let key =
+                name == "entityMetricEvents"
+                ? "entityType, userId, entityId, metricType, version" : "entityType, entityId, userId, version"
+            #expect(
+                try stack.clickHouseRows("SELECT \(key) FROM {db}.\(name) GROUP BY \(key) HAVING count() > 1").isEmpty)
         }
         let posts = try session.query(
-            "SELECT u, e, reactions.flags(u, e, 'Post') FROM generate_series(0, 9) u, generate_series(0, 36) e WHERE reactions.flags(u, e, 'Post') <> 0 ORDER BY 1, 2")
+            "SELECT u, e, reactions.flags(u, e, 'Post') FROM generate_series(0, 9) u, generate_series(0, 36) e WHERE reactions.flags(u, e, 'Post') <> 0 ORDER BY 1, 2"
+        )
         let mirrored = try stack.clickHouseRows(
             """
             SELECT userId, entityId, sum(multiIf(metricType = 'ReactionLike', 1, metricType = 'ReactionHeart', 2, metricType = 'ReactionLaugh', 4, 8))

@@ -1,9 +1,10 @@
 import AgentTestSupport
 import Pipeline
-@testable import PostgresSource
 import ReactionModel
 import TestSupport
 import Testing
+
+@testable import PostgresSource
 
 extension PostgresSource {
     /// Every event of the batch, read chunk by chunk.

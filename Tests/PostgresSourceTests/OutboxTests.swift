@@ -1,9 +1,10 @@
 import AgentTestSupport
 import Pipeline
-@testable import PostgresSource
 import ReactionModel
 import TestSupport
 import Testing
+
+@testable import PostgresSource
 
 @Suite struct OutboxTests {
     /// Rotates at once and keeps nothing.
@@ -75,7 +76,8 @@ import Testing
             try writer.writeEvent(user: Int64(user), entity: 1, set: 1)
             batches.append(try await source.deliverNext())
         }
-        try writer.execute("UPDATE reactions._batch SET finished_at = now() - interval '1 hour' WHERE batch & 1048575 <= 2")
+        try writer.execute(
+            "UPDATE reactions._batch SET finished_at = now() - interval '1 hour' WHERE batch & 1048575 <= 2")
         try await source.maintain()
         #expect(try writer.value("SELECT min(batch & 1048575) FROM reactions._batch") == "2")
         let kept = try await source.finishedBatches(confirmedBefore: Int64.max / 2)

@@ -1,9 +1,10 @@
 import AgentTestSupport
 import Pipeline
-@testable import PostgresSource
 import ReactionModel
 import TestSupport
 import Testing
+
+@testable import PostgresSource
 
 @Suite struct SessionTests {
     @Test func onlyOneAgentLeads() async throws {
@@ -101,4 +102,3 @@ import Testing
         #expect(batch.typeIDs == [2])
     }
 }
-

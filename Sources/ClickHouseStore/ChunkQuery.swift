@@ -1,0 +1,92 @@
+public import ReactionModel
+
+/// What a table holds of a chunk.
+public enum Presence: Equatable, Sendable {
+    case absent
+    case complete
+    /// Some of the rows, as pieces of a chunk that was bisected once leave them.
+    case partial
+    /// Rows twice, or rows of other pieces.
+    case surplus
+
+    public init(found: Tally, expected: Tally) {
+        self =
+            if found == expected {
+                .complete
+            } else if found.rows == 0 {
+                .absent
+            } else if found.rows < expected.rows {
+                .partial
+            } else {
+                .surplus
+            }
+    }
+}
+
+/// Queries and commands about the rows of one chunk.
+///
+/// Batches are the partitioning column, so ClickHouse keeps their range for each part of a table and reads only parts that may hold the
+/// batch: none, for a batch that was never sent.
+public struct ChunkQuery: Equatable, Sendable {
+    public let batch: BatchNumber
+    /// Positions of the chunk's events in the batch. Pieces of the chunk are named by positions within.
+    public let parts: Range<Int64>
+
+    public init(batch: BatchNumber, part: Int32, eventCount: Int) {
+        self.batch = batch
+        let first = Int64(part)
+        self.parts = first..<first + Int64(Int32(clamping: max(eventCount, 1)))
+    }
+
+    private var condition: String {
+        "batch = \(batch.rawValue) AND part >= \(parts.lowerBound) AND part < \(parts.upperBound)"
+    }
+
+    /// A row for each table: its name, the count of the chunk's rows, the sum of their checksum column.
+    public var tallies: String {
+        MirrorTable.allCases.map { table in
+            "SELECT '\(table.rawValue)', count(), sum(\(table.checksumColumn)) FROM \(table.rawValue) WHERE \(condition)"
+        }.joined(separator: "\nUNION ALL ")
+    }
+
+    /// - Parameter rows: the answer to `tallies`; nil if it is anything else.
+    public static func tallies(_ rows: [[String]]) -> [MirrorTable: Tally]? {
+        var tallies: [MirrorTable: Tally] = [:]
+        for row in rows {
+            guard row.count == 3, let table = MirrorTable(rawValue: row[0]), let count = Int64(row[1]),
+                let checksum = Int64(row[2])
+            else { return nil }
+            tallies[table] = Tally(rows: count, checksum: checksum)
+        }
+        return tallies.count == MirrorTable.allCases.count ? tallies : nil
+    }
+
+    /// Merges rows that were inserted twice.
+    public func optimize(_ table: MirrorTable) -> String {
+        "OPTIMIZE TABLE \(table.rawValue) PARTITION \(batch.rawValue / MirrorTable.batchesPerPartition) FINAL"
+    }
+
+    /// Takes back the rows of a chunk that another table has refused.
+    public func delete(from table: MirrorTable) -> String {
+        "ALTER TABLE \(table.rawValue) DELETE WHERE \(condition)"
+    }
+
+    /// The number of deletions that are still at work on the table.
+    public static func deletionsAtWork(on table: MirrorTable) -> String {
+        """
+        SELECT count() FROM system.mutations \
+        WHERE database = currentDatabase() AND table = '\(table.rawValue)' AND is_done = 0
+        """
+    }
+
+    /// The same for every attempt to insert the chunk, whoever makes it: the server refuses a query while another one with its id is
+    /// running (code 216), so two attempts never overlap. Unique to the database, since ids are the user's.
+    public func queryID(_ table: MirrorTable, database: String) -> String {
+        "reactiond:\(database):\(table.rawValue):\(batch.rawValue):\(parts.lowerBound)"
+    }
+
+    /// The same for every attempt to insert the same rows.
+    public func token(_ table: MirrorTable) -> String {
+        "\(table.rawValue):\(batch.rawValue):\(parts.lowerBound):\(parts.upperBound)"
+    }
+}

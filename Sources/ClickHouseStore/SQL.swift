@@ -1,0 +1,40 @@
+import ReactionModel
+
+/// Pieces of query text.
+enum SQL {
+    /// A string literal.
+    static func quoted(_ text: String) -> String {
+        var literal: [UInt8] = [UInt8(ascii: "'")]
+        for byte in text.utf8 {
+            if byte == UInt8(ascii: "'") || byte == UInt8(ascii: "\\") { literal.append(UInt8(ascii: "\\")) }
+            literal.append(byte)
+        }
+        literal.append(UInt8(ascii: "'"))
+        return String(decoding: literal, as: UTF8.self)
+    }
+
+    /// A quoted identifier.
+    static func identifier(_ name: String) -> String {
+        var quoted: [UInt8] = [UInt8(ascii: "`")]
+        for byte in name.utf8 {
+            if byte == UInt8(ascii: "`") || byte == UInt8(ascii: "\\") { quoted.append(UInt8(ascii: "\\")) }
+            quoted.append(byte)
+        }
+        quoted.append(UInt8(ascii: "`"))
+        return String(decoding: quoted, as: UTF8.self)
+    }
+
+    /// String literals with commas between.
+    static func list(_ texts: [String]) -> String {
+        texts.map(quoted).joined(separator: ", ")
+    }
+
+    /// The bit of a row's kind; 0 for a kind that is none of `kinds`.
+    ///
+    /// `toString`, since 18.16's transform takes no LowCardinality.
+    static func flag(of kinds: [Kind]) -> String {
+        guard !kinds.isEmpty else { return "toInt32(0)" }
+        let flags = kinds.map { String($0.flag) }.joined(separator: ", ")
+        return "toInt32(transform(toString(metricType), [\(list(kinds.map(\.metricType)))], [\(flags)], 0))"
+    }
+}

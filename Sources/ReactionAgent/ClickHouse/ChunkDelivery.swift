@@ -1,0 +1,53 @@
+import ClickHouseStore
+
+/// Brings a chunk into the three tables exactly once: look, do what is missing, look again, until every table has the chunk's rows
+/// by count and checksum. The first look is what a resend needs, the last one what a server needs that answers 200 for less.
+///
+/// Pure: `ClickHouseSink` runs the actions.
+struct ChunkDelivery {
+    enum Action: Equatable {
+        /// - Parameter isRepeated: the server had confirmed the same insert, and nothing is there: it took it for a repetition of
+        ///   one that it has lost or that was taken back, so the token must be another one.
+        case insert(MirrorTable, isRepeated: Bool)
+        /// Merge rows that are there twice.
+        case optimize(MirrorTable)
+    }
+
+    enum Decision: Equatable {
+        case complete
+        case act([Action])
+        /// The table holds some of the rows, as the pieces of a bisected chunk leave it, or rows of something else. Only pieces of
+        /// the chunk can be told apart, so it is to be bisected.
+        case contradiction(MirrorTable)
+        /// Twice confirmed and not there.
+        case lost(MirrorTable)
+    }
+
+    let expected: [MirrorTable: Tally]
+    private var insertions: [MirrorTable: Int] = [:]
+    private var optimized: Set<MirrorTable> = []
+
+    init(expected: [MirrorTable: Tally]) {
+        self.expected = expected
+    }
+
+    mutating func looked(found: [MirrorTable: Tally]) -> Decision {
+        var actions: [Action] = []
+        for table in MirrorTable.allCases {
+            switch Presence(found: found[table] ?? Tally(), expected: expected[table] ?? Tally()) {
+            case .complete:
+                break
+            case .absent:
+                let earlier = insertions[table, default: 0]
+                guard earlier < 2 else { return .lost(table) }
+                insertions[table] = earlier + 1
+                actions.append(.insert(table, isRepeated: earlier > 0))
+            case .surplus where optimized.insert(table).inserted:
+                actions.append(.optimize(table))
+            case .partial, .surplus:
+                return .contradiction(table)
+            }
+        }
+        return actions.isEmpty ? .complete : .act(actions)
+    }
+}

@@ -1,0 +1,186 @@
+import ClickHouseStore
+import Glibc
+import Pipeline
+import ReactionModel
+
+/// What is known of one server, and the conversations with it about one chunk. For one thread at a time.
+///
+/// - An insert is one block of one partition, so a table takes it whole or not at all; its body is gzip, so a body that was cut off
+///   is an error.
+/// - Attempts at the same rows of a table share a query id, and the server refuses a query while another one with its id runs (code
+///   216, to be tried again): a look that follows sees what every attempt before has done, also those of a process that was killed.
+/// - Where the server has deduplication tokens, it drops a resent block by itself.
+/// - A refused chunk leaves nothing behind: what other tables had taken of it is deleted.
+struct ClickHouseSession {
+    /// Rows at which the server would split an insert into blocks: more than a chunk can have.
+    private static let largestBlock = 1 << 26
+    /// How long the server may take to delete a refused chunk's rows.
+    private static let deletionLimit: Duration = .seconds(10)
+
+    let client: ClickHouseClient
+    let abilities: ServerAbilities
+    let identity: SinkIdentity
+    private let layout: MirrorLayout
+
+    init(_ settings: ClickHouseSettings) throws(SinkError) {
+        client = try ClickHouseClient(settings)
+        let about = try client.rows(
+            "SELECT version(), toInt64(toUInt32(now())) - toInt64(uptime())", inDatabase: false)
+        guard let row = about.first, row.count == 2, let startedAt = Int64(row[1]) else { throw .nonsense }
+        identity = SinkIdentity(version: row[0], startedAt: startedAt)
+        abilities = ServerAbilities(rows: try client.rows(ServerAbilities.query))
+        let columns = try client.rows(MirrorTable.columnsQuery(database: settings.database), inDatabase: false)
+        do {
+            layout = try MirrorLayout(columns: columns)
+        } catch {
+            throw SinkError(disposition: .stop, message: error.message + "; run reactiond init-clickhouse")
+        }
+    }
+
+    // MARK: Chunks of reactions
+
+    func encode(_ chunk: Chunk, _ catalog: [Int16: EntityType]) throws(SinkError) -> EncodedChunk {
+        do {
+            return try ChunkEncoder(catalog: catalog, layout: layout)
+                .encode(chunk.events, batch: chunk.batch, part: chunk.part)
+        } catch {
+            switch error {
+            case .unknownType(let version): throw .content("event \(version.rawValue) is of an unknown type")
+            case .unknownKind(let version): throw .content("event \(version.rawValue) is of an unknown kind")
+            }
+        }
+    }
+
+    func tallies(_ query: ChunkQuery) throws(SinkError) -> [MirrorTable: Tally] {
+        guard let tallies = ChunkQuery.tallies(try client.rows(query.tallies)) else { throw .nonsense }
+        return tallies
+    }
+
+    func deliver(_ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
+        var delivery = ChunkDelivery(expected: rows.tallies)
+        while true {
+            switch delivery.looked(found: try tallies(query)) {
+            case .complete:
+                return
+            case .act(let actions):
+                for action in actions { try perform(action, rows, query) }
+            case .contradiction(let table):
+                throw .content("\(table.rawValue) holds other rows under the name of the chunk")
+            case .lost(let table):
+                throw SinkError(disposition: .retry, message: "\(table.rawValue) does not keep what it confirms")
+            }
+        }
+    }
+
+    private func perform(_ action: ChunkDelivery.Action, _ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
+        switch action {
+        case .optimize(let table):
+            _ = try client.query(query.optimize(table))
+        case .insert(let table, let isRepeated):
+            do {
+                try client.insert(
+                    table.insert(), rows: rows[table].bytes,
+                    settings: insertSettings(token: query.token(table), isRepeated: isRepeated),
+                    queryID: query.queryID(table, database: client.settings.database))
+            } catch {
+                if error.disposition == .rejectBatch { try takeBack(query, before: table) }
+                throw error
+            }
+        }
+    }
+
+    /// One chunk, one block, one part, on disk when it is confirmed.
+    private func insertSettings(token: String, isRepeated: Bool) -> [ClickHouseClient.Setting] {
+        var settings: [ClickHouseClient.Setting] = [("max_insert_block_size", String(Self.largestBlock))]
+        for name in ["async_insert", "optimize_on_insert"] where abilities.knows(setting: name) {
+            settings.append((name, "0"))
+        }
+        if abilities.hasDeduplicationToken {
+            settings.append(("insert_deduplicate", "1"))
+            let suffix = isRepeated ? ":" + String(UInt64.random(in: 0...UInt64.max), radix: 36) : ""
+            settings.append(("insert_deduplication_token", token + suffix))
+        }
+        return settings
+    }
+
+    /// Deletes what the tables before the one that refused the chunk hold of it, and waits for that.
+    private func takeBack(_ query: ChunkQuery, before refusing: MirrorTable) throws(SinkError) {
+        let sync: [ClickHouseClient.Setting] =
+            abilities.knows(setting: "mutations_sync") ? [("mutations_sync", "1")] : []
+        let earlier = MirrorTable.allCases.prefix { $0 != refusing }
+        for table in earlier { _ = try client.query(query.delete(from: table), settings: sync) }
+        let deadline = ContinuousClock.now + Self.deletionLimit
+        for table in earlier {
+            while try client.rows(ChunkQuery.deletionsAtWork(on: table)) != [["0"]] {
+                guard ContinuousClock.now < deadline else {
+                    throw SinkError(disposition: .retry, message: "\(table.rawValue): a deletion takes long")
+                }
+                usleep(20_000)
+            }
+        }
+    }
+
+    // MARK: Truncated types
+
+    func remaining(_ truncation: TypeTruncation) throws(SinkError) -> Int64 {
+        let rows = try client.rows(truncation.remaining, settings: TypeTruncation.settings(abilities))
+        guard let count = rows.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
+        return count
+    }
+
+    func truncate(_ truncation: TypeTruncation, _ query: ChunkQuery) throws(SinkError) {
+        guard try remaining(truncation) > 0 else { return }
+        let before = try tallies(query)
+        if before[.entityMetricEvents]?.rows == 0 {
+            for table in [MirrorTable.reactionsByEntity, .reactionDeltas] {
+                try insert(truncation, into: table, query)
+                if before[table]?.rows != 0 { _ = try client.query(query.optimize(table)) }
+            }
+        }
+        try insert(truncation, into: .entityMetricEvents, query)
+        guard try remaining(truncation) == 0 else {
+            throw SinkError(disposition: .retry, message: "reactions of a truncated type are left")
+        }
+    }
+
+    private func insert(_ truncation: TypeTruncation, into table: MirrorTable, _ query: ChunkQuery) throws(SinkError) {
+        _ = try client.query(
+            truncation.insert(into: table), settings: TypeTruncation.settings(abilities),
+            queryID: query.queryID(table, database: client.settings.database))
+    }
+
+    // MARK: States
+
+    func flags(
+        of keys: [ReactionKey], _ type: EntityType, before batch: BatchNumber, _ version: Version,
+        into flags: inout [ReactionKey: Int32]
+    ) throws(SinkError) {
+        let query = StateQuery(type: type, before: batch, version)
+        for start in stride(from: 0, to: keys.count, by: StateQuery.keysPerQuery) {
+            let some = keys[start..<min(start + StateQuery.keysPerQuery, keys.count)]
+            let answer = try client.query(query.text(keys: some.lazy.map { ($0.userID, $0.entityID) }))
+            guard let rows = StateQuery.rows(answer) else { throw .nonsense }
+            for row in rows where row.flag != 0 {
+                let key = ReactionKey(typeID: type.typeID, userID: row.userID, entityID: row.entityID)
+                flags[key, default: 0] |= row.flag
+            }
+        }
+    }
+}
+
+extension EncodedChunk {
+    var tallies: [MirrorTable: Tally] {
+        Dictionary(uniqueKeysWithValues: MirrorTable.allCases.map { ($0, self[$0].tally) })
+    }
+}
+
+extension SinkError {
+    /// Not one of ClickHouse's: the refusal is ours.
+    static let ownCode = -1
+
+    static func content(_ message: String) -> SinkError {
+        SinkError(disposition: .rejectBatch, code: ownCode, message: message)
+    }
+
+    static let nonsense = SinkError(disposition: .retry, message: "the answer is not ClickHouse's")
+}

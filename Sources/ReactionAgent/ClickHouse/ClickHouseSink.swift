@@ -1,0 +1,158 @@
+import ClickHouseStore
+public import Pipeline
+import PostgresSource
+public import ReactionModel
+
+/// Mirrors chunks into ClickHouse, exactly once: `ClickHouseSession` has the rules, `ChunkDelivery` the decisions.
+///
+/// Where the server has no deduplication tokens, a resend can double rows in one way: a request that the server had received whole, and
+/// had not begun when the chunk was looked at. So a chunk with an unanswered attempt is looked at once more when the attempt's
+/// deadline is long past, and rows that are there twice are merged.
+///
+/// libcurl blocks, so the actor has a thread of its own.
+public actor ClickHouseSink: Sink {
+    /// A confirmed chunk that had an unanswered attempt.
+    private struct Suspect {
+        var query: ChunkQuery
+        var expected: [MirrorTable: Tally]
+        var due: ContinuousClock.Instant
+    }
+
+    /// What is to be done with a chunk.
+    private enum Work {
+        case rows(EncodedChunk)
+        case truncation(TypeTruncation)
+    }
+
+    private let executor = QueueExecutor(label: "reactiond.clickhouse")
+    private let settings: ClickHouseSettings
+    /// Made anew after a failure of the connection: another server may answer.
+    private var session: ClickHouseSession?
+    private var lastIdentity: SinkIdentity?
+    /// The chunk whose last attempt went unanswered, and when.
+    private var unanswered: (query: ChunkQuery, at: ContinuousClock.Instant)?
+    private var suspects: [Suspect] = []
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+
+    public init(_ settings: ClickHouseSettings) {
+        self.settings = settings
+    }
+
+    /// A server tells its age in whole seconds, so the start that follows from it varies by one; a server does not start twice
+    /// within that.
+    public func connect() async throws(SinkError) -> SinkIdentity {
+        session = nil
+        let found = try open().identity
+        if let lastIdentity, lastIdentity.version == found.version, abs(lastIdentity.startedAt - found.startedAt) <= 1 {
+            return lastIdentity
+        }
+        lastIdentity = found
+        return found
+    }
+
+    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+        let query = ChunkQuery(chunk)
+        do {
+            let session = try open()
+            try lookAgain(session)
+            switch try work(chunk, catalog, session) {
+            case .truncation(let truncation):
+                try session.truncate(truncation, query)
+            case .rows(let rows):
+                try session.deliver(rows, query)
+                suspect(query, rows, session)
+            }
+        } catch {
+            if error.isUnanswered {
+                unanswered = (query, .now)
+                session = nil
+            }
+            throw error
+        }
+    }
+
+    public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
+        try forgettingSession { session throws(SinkError) in
+            switch try work(chunk, catalog, session) {
+            case .truncation(let truncation): try session.remaining(truncation) == 0
+            case .rows(let rows): try session.tallies(ChunkQuery(chunk)) == rows.tallies
+            }
+        }
+    }
+
+    public func flags(
+        of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
+    ) async throws(SinkError) -> [ReactionKey: Int32] {
+        try forgettingSession { session throws(SinkError) in
+            var flags: [ReactionKey: Int32] = [:]
+            for (typeID, keys) in Dictionary(grouping: keys, by: \.typeID) {
+                guard let type = catalog[typeID] else { continue }
+                try session.flags(of: keys, type, before: batch, version, into: &flags)
+            }
+            return flags
+        }
+    }
+
+    private func open() throws(SinkError) -> ClickHouseSession {
+        if let session { return session }
+        let session = try ClickHouseSession(settings)
+        self.session = session
+        return session
+    }
+
+    private func forgettingSession<Answer>(
+        _ body: (ClickHouseSession) throws(SinkError) -> Answer
+    ) throws(SinkError) -> Answer {
+        do {
+            return try body(try open())
+        } catch {
+            if error.isUnanswered { session = nil }
+            throw error
+        }
+    }
+
+    private func work(
+        _ chunk: Chunk, _ catalog: [Int16: EntityType], _ session: ClickHouseSession
+    ) throws(SinkError) -> Work {
+        guard let event = chunk.events.first, event.scope == .type else {
+            return .rows(try session.encode(chunk, catalog))
+        }
+        guard let type = catalog[event.typeID] else {
+            throw .content("event \(event.version.rawValue) is of an unknown type")
+        }
+        return .truncation(TypeTruncation(of: type, by: event, batch: chunk.batch, part: chunk.part))
+    }
+
+    // MARK: Unanswered attempts
+
+    private func suspect(_ query: ChunkQuery, _ rows: EncodedChunk, _ session: ClickHouseSession) {
+        guard let unanswered, unanswered.query == query else { return }
+        self.unanswered = nil
+        guard !session.abilities.hasDeduplicationToken else { return }
+        suspects.append(
+            Suspect(query: query, expected: rows.tallies, due: unanswered.at + settings.requestTimeout))
+    }
+
+    private func lookAgain(_ session: ClickHouseSession) throws(SinkError) {
+        while let suspect = suspects.first, suspect.due <= .now {
+            let found = try session.tallies(suspect.query)
+            for table in MirrorTable.allCases {
+                let presence = Presence(found: found[table] ?? Tally(), expected: suspect.expected[table] ?? Tally())
+                if presence == .surplus { _ = try session.client.query(suspect.query.optimize(table)) }
+            }
+            suspects.removeFirst()
+        }
+    }
+}
+
+extension ChunkQuery {
+    init(_ chunk: Chunk) {
+        self.init(batch: chunk.batch, part: chunk.part, eventCount: chunk.events.count)
+    }
+}
+
+extension SinkError {
+    /// Whether the server may be at work on the request.
+    var isUnanswered: Bool { status == 0 && disposition == .retry }
+}

@@ -1,0 +1,185 @@
+import Foundation
+import Glibc
+import Synchronization
+
+/// A TCP proxy on a loopback port that breaks one conversation in a given way, the next time a client's bytes contain a given text.
+public final class FaultProxy: Sendable {
+    public enum Fault: Sendable {
+        /// Passes the given number of the client's bytes on, from the beginning of those that contain the text, then resets both sides.
+        case cutRequest(afterBytes: Int)
+        /// Passes the request on, and resets the client when the server answers. The answer is thrown away.
+        case loseAnswer
+        /// Passes nothing on any more and leaves the connections open.
+        case hang
+    }
+
+    private struct Trap {
+        var text: String
+        var fault: Fault
+    }
+
+    public let port: UInt16
+    private let target: UInt16
+    private let listener: Int32
+    private let trap = Mutex<Trap?>(nil)
+    private let sprung = Mutex(0)
+
+    /// - Parameter target: the server's port on the loopback interface.
+    public init(target: UInt16) throws {
+        self.target = target
+        self.port = try FreePort.next()
+        let listener = Socket.open()
+        self.listener = listener
+        guard Socket.withLoopback(port, { bind(listener, $0, $1) }) == 0, listen(listener, 64) == 0 else {
+            throw TestSupportError("cannot listen on port \(port)")
+        }
+        Thread.detachNewThread { [weak self] in
+            while true {
+                let client = accept(listener, nil, nil)
+                guard client >= 0, let self else { return }
+                self.serve(client)
+            }
+        }
+    }
+
+    deinit {
+        shutdown(listener, Int32(SHUT_RDWR))
+        close(listener)
+    }
+
+    /// How many conversations were broken.
+    public var faults: Int { sprung.withLock { $0 } }
+
+    public func breakNext(containing text: String, _ fault: Fault) {
+        trap.withLock { $0 = Trap(text: text, fault: fault) }
+    }
+
+    private func serve(_ client: Int32) {
+        let server = Socket.open()
+        guard Socket.withLoopback(target, { connect(server, $0, $1) }) == 0 else {
+            Socket.reset(client)
+            close(server)
+            return
+        }
+        let conversation = Conversation(client: client, server: server)
+        Thread.detachNewThread { self.passRequests(conversation) }
+        Thread.detachNewThread { self.passAnswers(conversation) }
+    }
+
+    private func passRequests(_ conversation: Conversation) {
+        defer { conversation.finished() }
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        var budget: Int?
+        while true {
+            let count = read(conversation.client, &buffer, buffer.count)
+            guard count > 0 else { return conversation.end(reset: count < 0) }
+            if let fault = spring(on: buffer[..<count]) {
+                switch fault {
+                case .cutRequest(let bytes): budget = bytes
+                case .loseAnswer: conversation.losesAnswer.withLock { $0 = true }
+                case .hang: return
+                }
+            }
+            let passed = min(count, budget ?? count)
+            guard Socket.writeAll(conversation.server, buffer[..<passed]) else { return conversation.end(reset: true) }
+            if let left = budget {
+                budget = left - passed
+                if left == passed { return conversation.end(reset: true) }
+            }
+        }
+    }
+
+    private func passAnswers(_ conversation: Conversation) {
+        defer { conversation.finished() }
+        var buffer = [UInt8](repeating: 0, count: 65_536)
+        while true {
+            let count = read(conversation.server, &buffer, buffer.count)
+            guard count > 0 else { return conversation.end(reset: count < 0) }
+            if conversation.losesAnswer.withLock({ $0 }) { return conversation.end(reset: true) }
+            guard Socket.writeAll(conversation.client, buffer[..<count]) else { return conversation.end(reset: true) }
+        }
+    }
+
+    private func spring(on bytes: ArraySlice<UInt8>) -> Fault? {
+        trap.withLock { trap in
+            guard let found = trap, Data(bytes).range(of: Data(found.text.utf8)) != nil else { return nil }
+            trap = nil
+            sprung.withLock { $0 += 1 }
+            return found.fault
+        }
+    }
+}
+
+/// Two sockets and the two threads that read them: the last one closes.
+private final class Conversation: Sendable {
+    let client: Int32
+    let server: Int32
+    let losesAnswer = Mutex(false)
+    private let readers = Mutex(2)
+
+    init(client: Int32, server: Int32) {
+        self.client = client
+        self.server = server
+    }
+
+    /// Wakes the other thread.
+    func end(reset: Bool) {
+        for descriptor in [client, server] {
+            if reset { Socket.resetOnClose(descriptor) }
+            shutdown(descriptor, Int32(SHUT_RD))
+        }
+    }
+
+    func finished() {
+        let left = readers.withLock { readers in
+            readers -= 1
+            return readers
+        }
+        guard left == 0 else { return }
+        close(client)
+        close(server)
+    }
+}
+
+private enum Socket {
+    static func open() -> Int32 {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var on: Int32 = 1
+        setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
+        return descriptor
+    }
+
+    static func withLoopback(_ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(INADDR_LOOPBACK).bigEndian
+        return withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                body($0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+    }
+
+    static func writeAll(_ descriptor: Int32, _ bytes: ArraySlice<UInt8>) -> Bool {
+        var rest = bytes
+        while !rest.isEmpty {
+            let count = rest.withUnsafeBytes {
+                send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
+            }
+            guard count > 0 else { return false }
+            rest = rest.dropFirst(count)
+        }
+        return true
+    }
+
+    static func resetOnClose(_ descriptor: Int32) {
+        var reset = linger(l_onoff: 1, l_linger: 0)
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &reset, socklen_t(MemoryLayout<linger>.size))
+    }
+
+    static func reset(_ descriptor: Int32) {
+        resetOnClose(descriptor)
+        close(descriptor)
+    }
+}
