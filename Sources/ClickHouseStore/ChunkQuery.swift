@@ -4,9 +4,9 @@ public import ReactionModel
 public enum Presence: Equatable, Sendable {
     case absent
     case complete
-    /// Some of the rows, as pieces of a chunk that was bisected once leave them.
+    /// Fewer rows.
     case partial
-    /// Rows twice, or rows of other pieces.
+    /// More rows, or others.
     case surplus
 
     public init(found: Tally, expected: Tally) {
@@ -49,19 +49,36 @@ public struct ChunkQuery: Equatable, Sendable {
         }.joined(separator: "\nUNION ALL ")
     }
 
+    /// The same for one table, each row counted once however often it is there.
+    public func distinctTally(_ table: MirrorTable) -> String {
+        let row = (table.key + [table.checksumColumn]).joined(separator: ", ")
+        return """
+            SELECT count(), sum(checksum) FROM \
+            (SELECT DISTINCT \(row), \(table.checksumColumn) AS checksum FROM \(table.rawValue) WHERE \(condition))
+            """
+    }
+
+    /// - Parameter columns: a count and a sum; nil if they are anything else.
+    public static func tally(_ columns: some Collection<String>) -> Tally? {
+        guard columns.count == 2, let rows = columns.first.flatMap({ Int64($0) }),
+            let checksum = columns.dropFirst().first.flatMap({ Int64($0) })
+        else { return nil }
+        return Tally(rows: rows, checksum: checksum)
+    }
+
     /// - Parameter rows: the answer to `tallies`; nil if it is anything else.
     public static func tallies(_ rows: [[String]]) -> [MirrorTable: Tally]? {
         var tallies: [MirrorTable: Tally] = [:]
         for row in rows {
-            guard row.count == 3, let table = MirrorTable(rawValue: row[0]), let count = Int64(row[1]),
-                let checksum = Int64(row[2])
-            else { return nil }
-            tallies[table] = Tally(rows: count, checksum: checksum)
+            guard let table = row.first.flatMap(MirrorTable.init(rawValue:)), let tally = tally(row.dropFirst()) else {
+                return nil
+            }
+            tallies[table] = tally
         }
         return tallies.count == MirrorTable.allCases.count ? tallies : nil
     }
 
-    /// Merges rows that were inserted twice.
+    /// Merges rows that are there twice, unless a merge of the partition is at work already.
     public func optimize(_ table: MirrorTable) -> String {
         "OPTIMIZE TABLE \(table.rawValue) PARTITION \(batch.rawValue / MirrorTable.batchesPerPartition) FINAL"
     }

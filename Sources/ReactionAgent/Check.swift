@@ -16,12 +16,17 @@ public struct Check: Sendable, Codable, Equatable {
         self.detail = detail
         self.hint = ok ? nil : hint
     }
+
+    /// For humans.
+    public var line: String {
+        "\(ok ? "ok    " : "FAILED") \(name): \(detail)" + (hint.map { "\n       \($0)" } ?? "")
+    }
 }
 
-/// The checks of PostgreSQL and Redis, and those of the clocks between the servers.
+/// The checks of the three servers, and of their clocks.
 public enum Doctor {
-    /// Microseconds. Lag and verification compare times of different servers.
-    static let toleratedSkew: Int64 = 1_000_000
+    /// Microseconds. Verification compares times of PostgreSQL and ClickHouse, which tells whole seconds.
+    static let toleratedSkew: Int64 = 2_000_000
 
     public static func postgres(_ source: PostgresSource) async -> (checks: [Check], skew: Int64?) {
         do {
@@ -67,6 +72,24 @@ public enum Doctor {
         }
     }
 
+    /// A session asks the server who it is and whether the tables have the expected columns.
+    public static func clickHouse(_ settings: ClickHouseSettings) async -> (checks: [Check], skew: Int64?) {
+        do throws(SinkError) {
+            let identity = try await ClickHouseSink(settings).connect()
+            let (time, timezone) = try await ClickHouseProbe().clock(of: settings)
+            return (
+                [
+                    Check(
+                        "clickhouse", ok: true, detail: "ClickHouse \(identity.version), timezone \(timezone)", hint: ""
+                    )
+                ], time - wallClock()
+            )
+        } catch {
+            let hint = "Check clickhouse.url, user and password; reactiond init-clickhouse makes the tables."
+            return ([Check("clickhouse", ok: false, detail: error.message, hint: hint)], nil)
+        }
+    }
+
     /// Servers that could not be asked are left out.
     public static func clocks(_ skews: [(server: String, skew: Int64?)]) -> Check {
         let known = skews.compactMap { server, skew in skew.map { (server, $0) } }
@@ -82,4 +105,20 @@ func wallClock() -> Int64 {
     var now = timespec()
     clock_gettime(CLOCK_REALTIME, &now)
     return Int64(now.tv_sec) * 1_000_000 + Int64(now.tv_nsec) / 1000
+}
+
+/// Keeps a blocking question off the cooperative pool.
+private actor ClickHouseProbe {
+    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.clickhouse.probe")
+
+    /// Microseconds since 1970-01-01 UTC, in the middle of the second that the server tells.
+    func clock(of settings: ClickHouseSettings) throws(SinkError) -> (time: Int64, timezone: String) {
+        let answer = try ClickHouseClient(settings)
+            .rows("SELECT toUInt32(now()), timezone()", inDatabase: false)
+        guard let row = answer.first, row.count == 2, let seconds = Int64(row[0]) else {
+            throw SinkError(disposition: .retry, message: "the server did not tell its time")
+        }
+        return (seconds * 1_000_000 + 500_000, row[1])
+    }
 }

@@ -58,19 +58,15 @@ public actor RedisCache: Cache {
     private let systemIdentifier: UInt64
     private let timeline: UInt32
     private let keys: KeySpace
-    private let applyScript: String
     private var connection: RedisConnection?
     private var runID: [UInt8] = []
     private var digest: [UInt8] = []
 
-    public init(
-        settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, applyScript: String
-    ) {
+    public init(settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String) {
         self.settings = settings
         self.systemIdentifier = systemIdentifier
         self.timeline = timeline
         self.keys = KeySpace(prefix: Array(keyPrefix.utf8))
-        self.applyScript = applyScript
     }
 
     public func apply(_ events: [Event], catalog: [Int16: EntityType]) throws(CacheError) {
@@ -131,9 +127,26 @@ public actor RedisCache: Cache {
                     version: event.version.rawValue)
             }
         }
-        for reply in try connection.pipeline(commands) {
+        var replies = try connection.pipeline(commands)
+        if replies.contains(where: { $0.isMissingScript }) {
+            // Somebody has flushed the scripts; applying twice is harmless.
+            try load(over: connection)
+            replies = try connection.pipeline(commands)
+        }
+        for reply in replies {
             guard case .integer = reply else { throw CacheError(message: "unexpected reply to an apply: \(reply)") }
         }
+    }
+
+    private func load(over connection: RedisConnection) throws(CacheError) {
+        var commands = CommandBuffer()
+        commands.begin("SCRIPT", arguments: 2)
+        commands.append("LOAD" as StaticString)
+        commands.append(Script.userMapApply.source)
+        guard case .text(let digest)? = try connection.pipeline(commands).first else {
+            throw CacheError(message: "Redis did not load a script")
+        }
+        self.digest = Array(digest.utf8)
     }
 
     private func converse<Result>(
@@ -152,10 +165,7 @@ public actor RedisCache: Cache {
         let opened = try RedisConnection(settings: settings)
         let identity = try Self.identity(over: opened)
         runID = Array(identity.runID.utf8)
-        guard case .text(let digest) = try opened.command("SCRIPT", "LOAD", applyScript) else {
-            throw CacheError(message: "Redis did not load a script")
-        }
-        self.digest = Array(digest.utf8)
+        try load(over: opened)
         connection = opened
         return opened
     }

@@ -10,13 +10,22 @@ enum RedisReply: Equatable {
     case text(String)
     case error(String)
     case array([RedisReply])
+
+    var isMissingScript: Bool {
+        guard case .error(let text) = self else { return false }
+        return text.hasPrefix("NOSCRIPT")
+    }
 }
 
 /// One blocking hiredis connection with a time-out for everything. Not Sendable: it belongs to the actor that opened it.
 final class RedisConnection {
     private let context: UnsafeMutablePointer<redisContext>
 
+    /// hiredis writes to a connection that the server has closed without asking for an error instead of a signal.
+    private static let brokenPipeIsAnError: Void = { signal(SIGPIPE, SIG_IGN) }()
+
     init(settings: RedisSettings) throws(CacheError) {
+        Self.brokenPipeIsAnError
         let timeout = Self.timeval(settings.connectTimeout)
         let opened =
             switch settings.address {

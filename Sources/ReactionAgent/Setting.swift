@@ -54,6 +54,7 @@ public struct Setting: Sendable {
         .init(
             key: "clickhouse.password_file", form: .text, standard: "",
             help: "File with the password, not open to others."),
+        .init(key: "clickhouse.connect_timeout", form: .duration, standard: "5s", help: "For connecting."),
         .init(
             key: "clickhouse.timeout", form: .duration, standard: "30s",
             help: "For one request. A new leader that finds an unfinished batch waits this long before it sends."),

@@ -10,15 +10,6 @@ public struct SettingsError: Error, CustomStringConvertible {
     public var description: String
 }
 
-/// How to reach ClickHouse.
-public struct ClickHouseSettings: Sendable {
-    public var url: String
-    public var database: String
-    public var user: String
-    public var password: String?
-    public var timeout: Duration
-}
-
 /// Everything the agent is told: `--set` over environment over file over the defaults in `Setting.all`.
 public struct Settings: Sendable {
     public var postgres: PostgresSettings
@@ -61,10 +52,15 @@ public struct Settings: Sendable {
             address: address, database: database, user: try reader.optionalText("redis.user"),
             password: try reader.password("redis"), connectTimeout: try reader.duration("redis.connect_timeout"),
             timeout: try reader.duration("redis.timeout"))
-        clickHouse = ClickHouseSettings(
-            url: try reader.text("clickhouse.url"), database: try reader.text("clickhouse.database"),
-            user: try reader.text("clickhouse.user"), password: try reader.password("clickhouse"),
-            timeout: try reader.duration("clickhouse.timeout"))
+        do {
+            clickHouse = try ClickHouseSettings(
+                url: try reader.text("clickhouse.url"), database: try reader.text("clickhouse.database"),
+                user: try reader.text("clickhouse.user"), password: try reader.password("clickhouse") ?? "",
+                connectTimeout: try reader.duration("clickhouse.connect_timeout"),
+                requestTimeout: try reader.duration("clickhouse.timeout"))
+        } catch let problem as ClickHouseSettings.Problem {
+            throw SettingsError(description: problem.description)
+        }
         limits = PostgresSource.BatchLimits()
         limits.chunkEvents = Int32(try reader.number("mirror.chunk_events", in: 1...1_000_000))
         limits.chunkEventsBehind = Int32(try reader.number("mirror.chunk_events_behind", in: 1...1_000_000))

@@ -1,9 +1,10 @@
 import Foundation
 import Pipeline
 import PostgresSource
-@testable import ReactionAgent
 import TestSupport
 import Testing
+
+@testable import ReactionAgent
 
 @Suite struct SettingsTests {
     private func load(
@@ -24,7 +25,7 @@ import Testing
         #expect(settings.limits.retention == .seconds(600))
         #expect(settings.limits.rotateBytes == 256 << 20)
         #expect(settings.httpPort == nil)
-        #expect(settings.clickHouse.password == nil)
+        #expect(settings.clickHouse.password.isEmpty)
     }
 
     @Test func theCommandLineWinsOverTheEnvironmentAndThatOverTheFile() async throws {
@@ -34,7 +35,7 @@ import Testing
             environment: ["REACTIOND_CLICKHOUSE_USER": "environment", "REACTIOND_CLICKHOUSE_DATABASE": "environment"])
         #expect(settings.clickHouse.user == "flag")
         #expect(settings.clickHouse.database == "environment")
-        #expect(settings.clickHouse.timeout == .seconds(7))
+        #expect(settings.clickHouse.requestTimeout == .seconds(7))
     }
 
     @Test func numbersInTheFileNeedNoQuotes() async throws {
@@ -63,6 +64,7 @@ import Testing
         "redis.url=http://x", "redis.url=redis://user:secret@x", "redis.give_up=30", "mirror.chunk_events=0",
         "outbox.rotate_size=-1MB", "agent.http_port=70000", "agent.log_level=loud", "no.setting=1", "redis.url",
         "postgres.timeout=99999999999s",
+        "clickhouse.url=localhost:8123",
     ])
     func whatCannotBeUsedIsRefused(assignment: String) async throws {
         await #expect(throws: SettingsError.self) { try await load(set: [assignment]) }

@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
@@ -483,7 +484,7 @@ catalog_fence(void)
 
 PG_FUNCTION_INFO_V1(reactions_configuration_changed);
 
-/* Trigger on the configuration tables: every backend drops its cache when this transaction commits. */
+/* Trigger on the configuration tables: every backend drops its cache when this transaction commits, which it does durably. */
 Datum
 reactions_configuration_changed(PG_FUNCTION_ARGS)
 {
@@ -494,5 +495,9 @@ reactions_configuration_changed(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called as a trigger", "_configuration_changed")));
 	CacheInvalidateRelcacheByRelid(own_relation(namespace_id, "entity_type"));
+
+	/* An epoch that a crash took back would come again later, and with it the maps that were made under it. */
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	return PointerGetDatum(NULL);
 }

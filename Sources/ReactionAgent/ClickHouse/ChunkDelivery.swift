@@ -16,9 +16,10 @@ struct ChunkDelivery {
     enum Decision: Equatable {
         case complete
         case act([Action])
-        /// The table holds some of the rows, as the pieces of a bisected chunk leave it, or rows of something else. Only pieces of
-        /// the chunk can be told apart, so it is to be bisected.
-        case contradiction(MirrorTable)
+        /// The table holds some of the rows, as the pieces of a bisected chunk leave it: to be bisected again.
+        case partial(MirrorTable)
+        /// There are more rows, or others, after a merge as before it.
+        case surplus(MirrorTable)
         /// Twice confirmed and not there.
         case lost(MirrorTable)
     }
@@ -44,8 +45,10 @@ struct ChunkDelivery {
                 actions.append(.insert(table, isRepeated: earlier > 0))
             case .surplus where optimized.insert(table).inserted:
                 actions.append(.optimize(table))
-            case .partial, .surplus:
-                return .contradiction(table)
+            case .partial:
+                return .partial(table)
+            case .surplus:
+                return .surplus(table)
             }
         }
         return actions.isEmpty ? .complete : .act(actions)

@@ -56,6 +56,12 @@ struct ClickHouseSession {
         return tallies
     }
 
+    private func distinctTally(_ query: ChunkQuery, _ table: MirrorTable) throws(SinkError) -> Tally {
+        let rows = try client.rows(query.distinctTally(table))
+        guard let tally = rows.first.flatMap({ ChunkQuery.tally($0) }) else { throw .nonsense }
+        return tally
+    }
+
     func deliver(_ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
         var delivery = ChunkDelivery(expected: rows.tallies)
         while true {
@@ -64,12 +70,28 @@ struct ClickHouseSession {
                 return
             case .act(let actions):
                 for action in actions { try perform(action, rows, query) }
-            case .contradiction(let table):
-                throw .content("\(table.rawValue) holds other rows under the name of the chunk")
+            case .partial(let table):
+                throw .content("\(table.rawValue) holds a part of the chunk")
+            case .surplus(let table):
+                guard try distinctTally(query, table) == rows[table].tally else {
+                    throw .content("\(table.rawValue) holds other rows under the name of the chunk")
+                }
+                throw SinkError(
+                    disposition: .retry, message: "\(table.rawValue) holds rows twice that are not merged yet")
             case .lost(let table):
                 throw SinkError(disposition: .retry, message: "\(table.rawValue) does not keep what it confirms")
             }
         }
+    }
+
+    /// Merges what is there twice of a delivered chunk. Returns whether anything was.
+    func merge(_ query: ChunkQuery, _ expected: [MirrorTable: Tally]) throws(SinkError) -> Bool {
+        let found = try tallies(query)
+        let doubled = MirrorTable.allCases.filter {
+            Presence(found: found[$0] ?? Tally(), expected: expected[$0] ?? Tally()) == .surplus
+        }
+        for table in doubled { _ = try client.query(query.optimize(table)) }
+        return !doubled.isEmpty
     }
 
     private func perform(_ action: ChunkDelivery.Action, _ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {

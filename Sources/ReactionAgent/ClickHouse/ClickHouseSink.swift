@@ -135,13 +135,12 @@ public actor ClickHouseSink: Sink {
     }
 
     private func lookAgain(_ session: ClickHouseSession) throws(SinkError) {
-        while let suspect = suspects.first, suspect.due <= .now {
-            let found = try session.tallies(suspect.query)
-            for table in MirrorTable.allCases {
-                let presence = Presence(found: found[table] ?? Tally(), expected: suspect.expected[table] ?? Tally())
-                if presence == .surplus { _ = try session.client.query(suspect.query.optimize(table)) }
-            }
+        while var suspect = suspects.first, suspect.due <= .now {
+            let isDoubled = try session.merge(suspect.query, suspect.expected)
             suspects.removeFirst()
+            guard isDoubled else { continue }
+            suspect.due = .now + settings.requestTimeout
+            suspects.append(suspect)
         }
     }
 }
