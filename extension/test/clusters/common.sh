@@ -1,4 +1,5 @@
-# Sourced by the tests of this directory, which bash runs with the arguments BINDIR WORKDIR: PostgreSQL clusters on sockets of their own, and expectations.
+# Sourced by the tests of this directory, which bash runs with the arguments BINDIR WORKDIR: PostgreSQL clusters on
+# sockets of their own, and expectations.
 # shellcheck shell=bash
 set -euo pipefail
 [ "$#" = 2 ] || { echo "usage: ${0##*/} BINDIR WORKDIR" >&2; exit 64; }
@@ -34,8 +35,7 @@ quietly() {
 
 init() {
     quietly "$bin/initdb" --pgdata="$1" --username=postgres --auth=trust --no-sync --encoding=UTF8 --locale=C
-    printf '%s\n' "listen_addresses = ''" "fsync = off" "max_prepared_transactions = 5" "shared_preload_libraries = 'pg_reactions'" \
-        >>"$1/postgresql.conf"
+    printf '%s\n' "listen_addresses = ''" "fsync = off" "shared_preload_libraries = 'pg_reactions'" >>"$1/postgresql.conf"
 }
 
 # The socket is outside the data directory, where a base backup would take its lock file along.

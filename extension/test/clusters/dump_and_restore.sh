@@ -1,33 +1,38 @@
-# A dump takes configuration, outbox and generations along, and not the mirror's progress; where it is restored, versions go on above.
+# A dump takes configuration, outbox and generations along, and not the mirror's progress; where it is restored, versions
+# go on above.
 # shellcheck shell=bash
 . "$(dirname -- "$0")/common.sh"
 
 configuration="SELECT entity_type, mode, phase, legacy_table, kinds, epoch, backfilled FROM reactions.status()"
-outbox="SELECT version, xid, user_id, entity_id, set_mask, clear_mask, type_id, scope, delta_known FROM reactions._outbox ORDER BY version"
+outbox="SELECT version, xid, user_id, entity_id, set_mask, clear_mask, type_id, scope, delta_known
+    FROM reactions._outbox ORDER BY version"
 log="SELECT entity_type, from_phase, to_phase FROM reactions.phase_log ORDER BY phase_log_id"
 highest="SELECT max(version) FROM reactions._outbox"
 
 # The checks of a restored database: cluster, database, what it is.
 check_restored() {
     local cluster=$1 database=$2 what=$3 before
-    expect "$what has the entity types" "$(sql old app "$configuration")" "$(sql "$cluster" "$database" "$configuration")"
-    expect "$what has the outbox" "$(sql old app "$outbox")" "$(sql "$cluster" "$database" "$outbox")"
-    expect "$what has the log of phases" "$(sql old app "$log")" "$(sql "$cluster" "$database" "$log")"
-    expect "$what has the skipped and the parked" "1|1" \
-        "$(sql "$cluster" "$database" "SELECT (SELECT count(*) FROM reactions._skipped), (SELECT count(*) FROM reactions.parked_event)")"
-    [ "$database" = clone ] || expect "$what has no progress of the mirror" "0|0" \
-        "$(sql "$cluster" "$database" "SELECT (SELECT count(*) FROM reactions._batch), (SELECT count(*) FROM reactions._mirror)")"
-    expect "$what has the rows of the attached table" "3" "$(sql "$cluster" "$database" "SELECT count(*) FROM shop.reaction")"
+    here() { sql "$cluster" "$database" "$1"; }
 
-    before=$(sql "$cluster" "$database" "$highest")
-    sql "$cluster" "$database" "SELECT reactions.set_flags(9, 9, 1)" >/dev/null
-    expect "$what: the next event has a higher generation and version" "t|t" "$(sql "$cluster" "$database" \
+    expect "$what has the entity types" "$(sql old app "$configuration")" "$(here "$configuration")"
+    expect "$what has the outbox" "$(sql old app "$outbox")" "$(here "$outbox")"
+    expect "$what has the log of phases" "$(sql old app "$log")" "$(here "$log")"
+    expect "$what has the skipped and the parked" "1|1" \
+        "$(here "SELECT (SELECT count(*) FROM reactions._skipped), (SELECT count(*) FROM reactions.parked_event)")"
+    [ "$database" = clone ] || expect "$what has no progress of the mirror" "0|0" \
+        "$(here "SELECT (SELECT count(*) FROM reactions._batch), (SELECT count(*) FROM reactions._mirror)")"
+    expect "$what has the rows of the attached table" "3" "$(here "SELECT count(*) FROM shop.reaction")"
+
+    before=$(here "$highest")
+    here "SELECT reactions.set_flags(9, 9, 1)" >/dev/null
+    expect "$what: the next event has a higher generation and version" "t|t" "$(here \
         "SELECT max(version) > $before, max(version) >> 44 > $before >> 44 FROM reactions._outbox")"
-    sql "$cluster" "$database" "INSERT INTO shop.reaction VALUES (9, 9, 'Cry')"
+    here "INSERT INTO shop.reaction VALUES (9, 9, 'Cry')"
     expect "$what: the attached table is captured" "8" \
-        "$(sql "$cluster" "$database" "SELECT set_mask FROM reactions._outbox ORDER BY version DESC LIMIT 1")"
-    expect "$what: its reactions are read" "8" "$(sql "$cluster" "$database" "SELECT reactions.flags(9, 9, 'Photo')")"
-    expect "$what: another type can be added" "" "$(sql "$cluster" "$database" "SELECT reactions.add_entity_type('Post', 'exclusive')")"
+        "$(here "SELECT set_mask FROM reactions._outbox ORDER BY version DESC LIMIT 1")"
+    expect "$what: its reactions are read" "8" "$(here "SELECT reactions.flags(9, 9, 'Photo')")"
+    expect "$what: another type can be added" "" \
+        "$(here "SELECT reactions.add_entity_type('Post', 'exclusive')")"
 }
 
 init old
@@ -76,10 +81,12 @@ check_restored old clone "a clone of the database"
 before=$(sql old app "$highest")
 PGHOST=$work/old.socket quietly "$bin/pg_restore" --exit-on-error --clean --dbname=app custom.dump
 sql old app "SELECT reactions.set_flags(9, 9, 1)" >/dev/null
-expect "restored over itself: the next event has a higher version" "t" "$(sql old app "SELECT max(version) > $before FROM reactions._outbox")"
+expect "restored over itself: the next event has a higher version" "t" \
+    "$(sql old app "SELECT max(version) > $before FROM reactions._outbox")"
 
 # Schema without data, as for a test system.
 sql old "CREATE DATABASE empty"
 PGHOST=$work/old.socket quietly "$bin/pg_dump" --schema-only --file=schema.dump app
 PGHOST=$work/old.socket quietly "$bin/psql" -Xq -v ON_ERROR_STOP=1 -d empty -f schema.dump
-expect "a dump of the schema alone has the extension" "1" "$(sql old empty "SELECT count(*) FROM pg_extension WHERE extname = 'pg_reactions'")"
+expect "a dump of the schema alone has the extension" "1" \
+    "$(sql old empty "SELECT count(*) FROM pg_extension WHERE extname = 'pg_reactions'")"

@@ -1,5 +1,5 @@
-# A standby serves reads, refuses changes, and raises the generation with its first event after promotion; so does a server that was
-# recovered to a point in time. A restart raises nothing.
+# A standby serves reads, refuses changes, and raises the generation with its first event after promotion. A restart raises
+# nothing.
 # shellcheck shell=bash
 . "$(dirname -- "$0")/common.sh"
 
@@ -17,8 +17,8 @@ sql primary "
     INSERT INTO reaction VALUES (1, 1, 'Like')" >/dev/null
 
 for standby in one two; do
-    PGHOST=$work/primary.socket quietly "$bin/pg_basebackup" --pgdata="$standby" --write-recovery-conf --checkpoint=fast --wal-method=stream \
-        --no-sync
+    PGHOST=$work/primary.socket quietly "$bin/pg_basebackup" --pgdata="$standby" --write-recovery-conf --checkpoint=fast \
+        --wal-method=stream --no-sync
 done
 start one
 start two
@@ -47,7 +47,8 @@ quietly "$bin/pg_ctl" --pgdata=one --wait promote
 sql one "SELECT reactions.set_flags(3, 3, 1)" >/dev/null
 second=$(sql one "$generation")
 expect "the first event after a promotion has the next generation" "$((first + 1))" "$second"
-expect "the generations are on record" "$first|1 $second|2" "$(sql one "SELECT generation, timeline FROM reactions._generation ORDER BY 1" | xargs)"
+expect "the generations are on record" "$first|1 $second|2" \
+    "$(sql one "SELECT generation, timeline FROM reactions._generation ORDER BY 1" | xargs)"
 sql one "INSERT INTO reaction VALUES (3, 3, 'Heart')"
 expect "capture uses it, too" "$second" "$(sql one "$generation")"
 stop one
@@ -64,7 +65,8 @@ stop primary
 # A second failover after the first.
 quietly "$bin/pg_ctl" --pgdata=one --mode=immediate stop
 start one
-PGHOST=$work/one.socket quietly "$bin/pg_basebackup" --pgdata=three --write-recovery-conf --checkpoint=fast --wal-method=stream --no-sync
+PGHOST=$work/one.socket quietly "$bin/pg_basebackup" --pgdata=three --write-recovery-conf --checkpoint=fast \
+    --wal-method=stream --no-sync
 start three
 stop one
 quietly "$bin/pg_ctl" --pgdata=three --wait promote
