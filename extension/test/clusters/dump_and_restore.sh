@@ -1,5 +1,5 @@
-# A dump takes configuration, outbox and generations along, and not the mirror's progress; where it is restored, versions
-# go on above.
+# A dump takes configuration, outbox and generations along, and not the mirror's progress; where it is restored,
+# versions go on above.
 # shellcheck shell=bash
 . "$(dirname -- "$0")/common.sh"
 

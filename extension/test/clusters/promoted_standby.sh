@@ -1,5 +1,5 @@
-# A standby serves reads, refuses changes, and raises the generation with its first event after promotion. A restart raises
-# nothing.
+# A standby serves reads, refuses changes, and raises the generation with its first event after promotion. A restart
+# raises nothing.
 # shellcheck shell=bash
 . "$(dirname -- "$0")/common.sh"
 
