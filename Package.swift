@@ -47,16 +47,21 @@ let package = Package(
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
+        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),  // tests only
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
-        .target(name: "RedisStore", dependencies: ["ReactionModel"], swiftSettings: backend),
+        .target(
+            name: "RedisStore", dependencies: ["ReactionModel"], resources: [.embedInCode("Scripts")],
+            swiftSettings: backend),
         .target(name: "ClickHouseStore", dependencies: ["ReactionModel"], swiftSettings: backend),
 
         // Backend only
         .target(
             name: "ReactionBackend",
-            dependencies: ["CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore"],
+            dependencies: [
+                "CReactionsBoundary", "CHiredis", "CCurl", "ReactionModel", "RedisStore", "ClickHouseStore",
+            ],
             swiftSettings: backend),
 
         // Agent only
@@ -67,16 +72,19 @@ let package = Package(
         .target(
             name: "ReactionAgent",
             dependencies: [
-                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl", "CZlib",
+                "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl",
+                "CZlib",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+                .product(name: "UnixSignals", package: "swift-service-lifecycle"),
                 .product(name: "Configuration", package: "swift-configuration"),
                 .product(name: "FlyingFox", package: "FlyingFox"),
+                .product(name: "FlyingSocks", package: "FlyingFox"),
             ], swiftSettings: agent),
         .executableTarget(
             name: "reactiond",
             dependencies: [
-                "ReactionAgent",
+                "ReactionAgent", "PostgresSource", "Pipeline",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
@@ -85,12 +93,39 @@ let package = Package(
         .target(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
+        .target(
+            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            path: "Tests/AgentTestSupport", swiftSettings: agent),
+        .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "PostgresSourceTests",
+            dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "ReactionAgentTests",
+            dependencies: [
+                "ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport",
+            ],
+            swiftSettings: agent),
+        .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
+        .testTarget(
+            name: "ReactionBackendTests",
+            dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
+            swiftSettings: agent),
+        .testTarget(
+            name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
+            swiftSettings: agent),
         .testTarget(
             name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
         .testTarget(
             name: "ConformanceTests",
             dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
+            swiftSettings: agent),
+        .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
+        .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
+        .testTarget(
+            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("model.lua")],
             swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]

@@ -4,7 +4,8 @@ CREATE TABLE entity_type (
     type_id           smallint PRIMARY KEY,
     entity_type       text NOT NULL UNIQUE,
     mode              text NOT NULL CHECK (mode IN ('multi', 'exclusive')),
-    phase             text NOT NULL CHECK (phase IN ('native', 'attached', 'dual_read', 'switch_reads', 'stop_writes', 'archived')),
+    phase             text NOT NULL CHECK (
+        phase IN ('native', 'attached', 'dual_read', 'switch_reads', 'stop_writes', 'archived', 'detached')),
     legacy_table      regclass UNIQUE,
     user_column       name,
     entity_column     name,
@@ -29,7 +30,7 @@ CREATE TABLE entity_type (
     created_at        timestamptz NOT NULL DEFAULT now(),
     UNIQUE (user_map_shape),
     UNIQUE (entity_shape),
-    CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase = 'native'))
+    CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase IN ('native', 'detached')))
 );
 
 CREATE TABLE kind (

@@ -1,5 +1,10 @@
 -- Entity types. -----------------------------------------------------------------------------------------------------------------
 
+CREATE FUNCTION _below(shape text, entity_shape text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN starts_with(shape || ':', entity_shape || ':');
+COMMENT ON FUNCTION _below(text, text) IS 'whether keys of a shape could be keys of an entity, which are its template and what follows it after a colon';
+
 CREATE FUNCTION _insert_entity_type(
     new_entity_type text, new_mode text, new_phase text, user_map_template text, entity_template text, shards integer
 ) RETURNS smallint
@@ -36,9 +41,11 @@ BEGIN
             MESSAGE = format('entity type "%s" already exists', new_entity_type);
     END IF;
     SELECT t.entity_type INTO taken_by FROM reactions.entity_type t
-        WHERE map_shape IN (t.user_map_shape, t.entity_shape) OR key_shape IN (t.user_map_shape, t.entity_shape)
+        WHERE map_shape = t.user_map_shape
+            OR reactions._below(map_shape, t.entity_shape) OR reactions._below(t.user_map_shape, key_shape)
+            OR reactions._below(key_shape, t.entity_shape) OR reactions._below(t.entity_shape, key_shape)
         LIMIT 1;
-    IF taken_by IS NOT NULL OR map_shape = key_shape THEN
+    IF taken_by IS NOT NULL OR reactions._below(map_shape, key_shape) THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('key templates of entity type "%s" could render to keys of entity type "%s"',
                 new_entity_type, coalesce(taken_by, new_entity_type)),

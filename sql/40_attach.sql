@@ -26,30 +26,37 @@ DECLARE
         ELSE ARRAY[user_column, entity_column, kind_column] END;
 BEGIN
     SELECT * INTO relation FROM pg_class WHERE oid = of_table;
+    IF relation.oid IS NULL THEN
+        problem := format('relation with OID %s does not exist', of_table::oid);
+        hint := 'The table was dropped: detach the entity type.';
+        code := 'undefined_table';
+        RETURN NEXT;
+        RETURN;
+    END IF;
     code := 'wrong_object_type';
     IF relation.relkind <> 'r' THEN
-        problem := format('"%s" is not an ordinary table', of_table);
+        problem := format('%s is not an ordinary table', of_table);
         hint := 'Views, foreign tables and partitioned tables cannot be attached.';
         RETURN NEXT;
         RETURN;
     END IF;
     IF relation.relispartition THEN
-        problem := format('table "%s" is a partition', of_table);
+        problem := format('table %s is a partition', of_table);
         hint := 'Rows that are written through its parent would not be captured.';
         RETURN NEXT;
     END IF;
     IF EXISTS (SELECT FROM pg_inherits WHERE of_table IN (inhrelid, inhparent)) AND NOT relation.relispartition THEN
-        problem := format('table "%s" has a parent or children by inheritance', of_table);
+        problem := format('table %s has a parent or children by inheritance', of_table);
         hint := 'Rows that are written through the parent would not be captured.';
         RETURN NEXT;
     END IF;
     IF relation.relpersistence <> 'p' THEN
-        problem := format('table "%s" is temporary or unlogged', of_table);
+        problem := format('table %s is temporary or unlogged', of_table);
         hint := 'Make it permanent with ALTER TABLE ... SET LOGGED.';
         RETURN NEXT;
     END IF;
     IF EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = of_table) THEN
-        problem := format('table "%s" is the target of a subscription', of_table);
+        problem := format('table %s is the target of a subscription', of_table);
         hint := 'Replicated rows fire no statement-level triggers; attach the table on the publisher.';
         RETURN NEXT;
     END IF;
@@ -61,7 +68,7 @@ BEGIN
         SELECT * INTO attribute FROM pg_attribute a
             WHERE a.attrelid = of_table AND a.attname = wanted.column_name AND a.attnum > 0 AND NOT a.attisdropped;
         IF attribute.attnum IS NULL THEN
-            problem := format('column "%s" of table "%s" does not exist', wanted.column_name, of_table);
+            problem := format('column "%s" of table %s does not exist', wanted.column_name, of_table);
             hint := format('Name the %1$s column with %1$s_column.', wanted.purpose);
             code := 'undefined_column';
             RETURN NEXT;
@@ -84,7 +91,7 @@ BEGIN
         END IF;
         code := 'object_not_in_prerequisite_state';
         IF wanted.purpose <> 'created' AND NOT attribute.attnotnull THEN
-            problem := format('column "%s" of table "%s" may be null', wanted.column_name, of_table);
+            problem := format('column "%s" of table %s may be null', wanted.column_name, of_table);
             hint := format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL.', of_table, wanted.column_name);
             RETURN NEXT;
         END IF;
@@ -101,7 +108,7 @@ BEGIN
                  JOIN pg_attribute a ON a.attrelid = of_table AND a.attnum = k.attnum)
                 = (SELECT array_agg(k ORDER BY k) FROM unnest(keys) AS k)
     ) THEN
-        problem := format('table "%s" has no unique index over (%s)', of_table, array_to_string(keys, ', '));
+        problem := format('table %s has no unique index over (%s)', of_table, array_to_string(keys, ', '));
         hint := format('CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s). Its entries order concurrent changes of one reaction.',
             of_table, (SELECT string_agg(quote_ident(k), ', ') FROM unnest(keys) AS k));
         RETURN NEXT;
@@ -110,12 +117,29 @@ BEGIN
         SELECT a.* FROM pg_attribute a
         WHERE a.attrelid = of_table AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
             AND a.attidentity = '' AND a.attgenerated = ''
-            AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND NOT extra_values ? a.attname
+            AND a.attname <> ALL (ARRAY[user_column, entity_column, kind_column]) AND extra_values ->> a.attname IS NULL
     LOOP
-        problem := format('column "%s" of table "%s" is NOT NULL and has no default', attribute.attname, of_table);
+        problem := format('column "%s" of table %s is NOT NULL and has no default', attribute.attname, of_table);
         hint := format('reactions.react could not insert a row: give it a default, or pass extra_values => ''{"%s": ...}''.',
             attribute.attname);
         RETURN NEXT;
+    END LOOP;
+    FOR wanted IN
+        SELECT e.key, jsonb_typeof(e.value) AS type, a.attnum
+        FROM jsonb_each(extra_values) e
+        LEFT JOIN pg_attribute a ON a.attrelid = of_table AND a.attname = e.key AND a.attnum > 0 AND NOT a.attisdropped
+    LOOP
+        IF wanted.attnum IS NULL THEN
+            problem := format('column "%s" of table %s does not exist', wanted.key, of_table);
+            hint := 'The keys of extra_values are columns.';
+            code := 'undefined_column';
+            RETURN NEXT;
+        ELSIF wanted.type IN ('object', 'array') THEN
+            problem := format('extra_values has no single value for column "%s"', wanted.key);
+            hint := 'Pass the text of the value as a string.';
+            code := 'invalid_parameter_value';
+            RETURN NEXT;
+        END IF;
     END LOOP;
 END
 $$;
@@ -133,6 +157,26 @@ BEGIN ATOMIC
     ORDER BY e.enumsortorder;
 END;
 COMMENT ON FUNCTION _unmapped_labels(regclass, name, jsonb, text[]) IS 'labels of an enum kind column that are no kind of the type';
+
+CREATE FUNCTION _ambiguous_kinds(of_table regclass, kind_column name, kind_map jsonb, known text[]) RETURNS SETOF text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH label AS (
+        SELECT e.enumlabel::text AS label
+        FROM pg_attribute a JOIN pg_enum e ON e.enumtypid = a.atttypid
+        WHERE a.attrelid = of_table AND a.attname = kind_column
+        UNION
+        SELECT l.label
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid, (SELECT jsonb_object_keys(kind_map) UNION SELECT unnest(known)) AS l (label)
+        WHERE a.attrelid = of_table AND a.attname = kind_column AND t.typtype <> 'e'
+    )
+    SELECT k.kind
+    FROM label l, LATERAL (SELECT CASE WHEN kind_map ? l.label THEN kind_map ->> l.label ELSE l.label END) AS k (kind)
+    WHERE k.kind = ANY (known)
+    GROUP BY k.kind HAVING count(*) > 1
+    ORDER BY k.kind;
+END;
+COMMENT ON FUNCTION _ambiguous_kinds(regclass, name, jsonb, text[]) IS 'kinds that more than one label of the kind column leads to';
 
 CREATE FUNCTION _create_capture(of_table regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -161,6 +205,27 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _create_capture(regclass) IS 'creates the capture triggers of a table, enabled also for replica sessions';
+
+CREATE FUNCTION _reattach(detached_type text, wanted_mode text, new_phase text) RETURNS smallint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT t.type_id, t.mode INTO found FROM reactions.entity_type t
+        WHERE t.entity_type = detached_type AND t.phase = 'detached';
+    IF found.type_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    IF found.mode <> wanted_mode THEN
+        PERFORM reactions._refuse(format('entity type "%s" was attached with mode %s', detached_type, found.mode),
+            'Attach it with the same mode, or under another name.', 'invalid_parameter_value');
+    END IF;
+    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES (detached_type, 'detached', new_phase);
+    RETURN found.type_id;
+END
+$$;
+COMMENT ON FUNCTION _reattach(text, text, text) IS 'the id of a type that was detached, which keeps its kinds and keys';
 
 CREATE FUNCTION attach(
     legacy_table regclass, entity_type text, user_column name, entity_column name, kind_column name,
@@ -203,35 +268,48 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', $1);
     SELECT t.entity_type INTO attached_to FROM reactions.entity_type t WHERE t.legacy_table = $1;
     IF attached_to IS NOT NULL THEN
-        PERFORM reactions._refuse(format('table "%s" is already attached to entity type "%s"', $1, attached_to),
+        PERFORM reactions._refuse(format('table %s is already attached to entity type "%s"', $1, attached_to),
             'Detach it first with reactions.detach.', 'duplicate_object');
     END IF;
     FOR found IN SELECT * FROM reactions._table_problems($1, $7, $3, $4, $5, $6, $11) LOOP
         PERFORM reactions._refuse(found.problem, found.hint, found.code);
     END LOOP;
 
-    of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    of_type := reactions._reattach($2, $7, $8);
+    IF of_type IS NULL THEN
+        of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    END IF;
     SELECT array_agg(l) INTO labels
         FROM reactions._unmapped_labels($1, $5, $9,
             ARRAY(SELECT k.kind FROM reactions.kind k WHERE k.type_id = of_type)) AS l;
     IF labels IS NOT NULL AND $10 = 'error' THEN
         PERFORM reactions._refuse(
-            format('column "%s" of table "%s" knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
+            format('column "%s" of table %s knows kinds that entity type "%s" has not: %s', $5, $1, $2, array_to_string(labels, ', ')),
             'Pass unknown_kinds => ''skip'' to leave such rows out, or a kind_map that leads them to a kind or to null.',
             'invalid_parameter_value');
+    END IF;
+    -- Two rows of one kind: the unique index would not order them, and one that goes would not mean that the kind is gone.
+    SELECT array_agg(l) INTO labels
+        FROM reactions._ambiguous_kinds($1, $5, $9, ARRAY(SELECT k.kind FROM reactions.kind k WHERE k.type_id = of_type)) AS l;
+    IF labels IS NOT NULL AND $7 = 'multi' THEN
+        PERFORM reactions._refuse(
+            format('kind_map leads several labels of column "%s" to one kind: %s', $5, array_to_string(labels, ', ')),
+            'Lead all labels but one to null, or make a kind of each with reactions.add_kind.', 'invalid_parameter_value');
     END IF;
     EXECUTE format('SELECT NOT EXISTS (SELECT FROM ONLY %s)', $1) INTO is_empty;
     UPDATE reactions.entity_type t SET
         phase = $8, legacy_table = $1, user_column = $3, entity_column = $4, kind_column = $5, created_column = $6,
-        extra_values = $11, kind_map = $9, unknown_kinds = $10, backfilled = is_empty
+        extra_values = $11, kind_map = $9, unknown_kinds = $10,
+        -- What was written while nobody captured is in no event: a type that was attached before is not complete.
+        backfilled = is_empty AND t.phase <> 'detached', epoch = t.epoch + 1
     WHERE t.type_id = of_type;
     PERFORM reactions._create_capture($1);
     IF NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $3
     ) THEN
-        RAISE WARNING USING ERRCODE = 'warning',
-            MESSAGE = format('no index of table "%s" begins with column "%s"', $1, $3),
+        RAISE WARNING USING ERRCODE = '01000',
+            MESSAGE = format('no index of table %s begins with column "%s"', $1, $3),
             DETAIL = 'A cache miss asks the table for everything that a user has reacted to.',
             HINT = format('CREATE INDEX CONCURRENTLY ON %s (%I).', $1, $3);
     END IF;
@@ -264,9 +342,11 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, found.legacy_table);
     END LOOP;
-    DELETE FROM reactions.entity_type t WHERE t.type_id = found.type_id;
-    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES ($1, found.phase, NULL);
+    -- The type stays known: its last events are on their way.
+    UPDATE reactions.entity_type t SET phase = 'detached', legacy_table = NULL, epoch = t.epoch + 1
+    WHERE t.type_id = found.type_id;
+    INSERT INTO reactions.phase_log (entity_type, from_phase, to_phase) VALUES ($1, found.phase, 'detached');
 END
 $$;
-COMMENT ON FUNCTION detach(text) IS 'drops the capture of a table and forgets its entity type; the table stays as it is';
+COMMENT ON FUNCTION detach(text) IS 'drops the capture of a table, which stays as it is; the entity type can be attached again';
 

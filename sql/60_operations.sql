@@ -59,7 +59,7 @@ DECLARE
     age interval;
 BEGIN
     "check" := 'preloaded';
-    ok := 'pg_reactions' = ANY (regexp_split_to_array(current_setting('shared_preload_libraries'), '\s*,\s*'));
+    ok := (SELECT bool_and(s.shared) FROM reactions._stats() s);
     detail := CASE WHEN ok THEN 'counters are shared' ELSE 'counters are of each session' END;
     hint := CASE WHEN NOT ok THEN 'Optional: add pg_reactions to shared_preload_libraries and restart.' END;
     ok := true;

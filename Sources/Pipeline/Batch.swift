@@ -17,7 +17,8 @@ public struct Batch: Sendable {
     public var catalog: [Int16: EntityType]
 
     public init(
-        number: BatchNumber, previous: Snapshot?, snapshot: Snapshot, events: Int64, checksum: Int64, chunkEvents: Int32,
+        number: BatchNumber, previous: Snapshot?, snapshot: Snapshot, events: Int64, checksum: Int64,
+        chunkEvents: Int32,
         typeIDs: [Int16], catalog: [Int16: EntityType]
     ) {
         self.number = number

@@ -15,7 +15,7 @@ public struct Mirror: Sendable {
         /// Redis could not be offered what is under way: make the user maps of these types absent instead.
         case raiseEpochs(Set<Int16>, through: BatchNumber)
         case send(Batch)
-        case finish(Batch)
+        case finish(Batch, LagHistogram)
         /// Say the time again at this moment.
         case wait(until: Duration)
         case stop
@@ -50,7 +50,8 @@ public struct Mirror: Sendable {
     struct Entry: Sendable {
         var batch: Batch
         var isApplied = false
-        var isConfirmed = false
+        /// The lag once ClickHouse has confirmed the batch.
+        var confirmedLag: LagHistogram?
     }
 
     /// With batches under way the next one is formed this much later for each of them, at most `longestStretch`, so that an outage of
@@ -104,7 +105,8 @@ public struct Mirror: Sendable {
             lastFormed = now
         }
         let action = bell.looked(
-            found: (batch?.events ?? 0) > 0, oldestRunning: oldestRunning, isBusy: !entries.isEmpty || state != .running,
+            found: (batch?.events ?? 0) > 0, oldestRunning: oldestRunning,
+            isBusy: !entries.isEmpty || state != .running,
             now: now)
         return perform(action, now: now)
     }
@@ -143,9 +145,9 @@ public struct Mirror: Sendable {
         return advance(now: now)
     }
 
-    public mutating func batchConfirmed(_ number: BatchNumber, now: Duration) -> [Action] {
+    public mutating func batchConfirmed(_ number: BatchNumber, lag: LagHistogram, now: Duration) -> [Action] {
         sending.succeeded()
-        for index in entries.indices where entries[index].batch.number == number { entries[index].isConfirmed = true }
+        for index in entries.indices where entries[index].batch.number == number { entries[index].confirmedLag = lag }
         return advance(now: now)
     }
 
@@ -187,9 +189,9 @@ public struct Mirror: Sendable {
     private mutating func advance(now: Duration) -> [Action] {
         guard state != .stopped else { return [] }
         var actions: [Action] = []
-        if let entry = entries.first, entry.isApplied, entry.isConfirmed, !isFinishing {
+        if let entry = entries.first, entry.isApplied, let lag = entry.confirmedLag, !isFinishing {
             isFinishing = true
-            actions.append(.finish(entry.batch))
+            actions.append(.finish(entry.batch, lag))
         }
         if case .draining(let deadline) = state {
             let isStuck = applying.nextAttempt != nil || sending.nextAttempt != nil
@@ -202,7 +204,7 @@ public struct Mirror: Sendable {
             applying.started()
             actions.append(.apply(entry.batch))
         }
-        if let entry = entries.first(where: { !$0.isConfirmed }), sending.isReady(now: now) {
+        if let entry = entries.first(where: { $0.confirmedLag == nil }), sending.isReady(now: now) {
             sending.started()
             actions.append(.send(entry.batch))
         }

@@ -16,7 +16,9 @@ public struct Snapshot: Hashable, Sendable {
     /// From PostgreSQL's text, `xmin:xmax:xid,xid,…`.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false)
-        guard parts.count == 3, let xmin = UInt64(parts[0]), let xmax = UInt64(parts[1]), xmin <= xmax else { return nil }
+        guard parts.count == 3, let xmin = UInt64(parts[0]), let xmax = UInt64(parts[1]), xmin <= xmax else {
+            return nil
+        }
         let numbers = parts[2].split(separator: ",")
         let inProgress = numbers.compactMap { UInt64($0) }
         guard inProgress.count == numbers.count else { return nil }

@@ -48,7 +48,8 @@ struct EventDecoder {
         return overflow ? .max : sum
     }
 
-    private static let nonsense = PostgresError(disposition: .stop, message: "the outbox does not have the expected columns")
+    private static let nonsense = PostgresError(
+        disposition: .stop, message: "the outbox does not have the expected columns")
 
     private struct Reader {
         let bytes: UnsafeRawBufferPointer

@@ -43,9 +43,9 @@ extension PostgresSource {
             ])
     }
 
-    /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; at most every ten seconds.
+    /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; once per interval.
     public func maintain() throws(PostgresError) {
-        if let lastMaintenance, .now - lastMaintenance < .seconds(10) { return }
+        if let lastMaintenance, .now - lastMaintenance < limits.maintenanceInterval { return }
         lastMaintenance = .now
         try dropOldBatches()
         let session = try session
@@ -106,7 +106,7 @@ extension PostgresSource {
                     "SELECT EXISTS (SELECT FROM \(name) WHERE \(Self.isHidden(from: checked)))")
                 if !news.isTrue(0, 0) { _ = try session.query("TRUNCATE \(name)") }
             }
-        } catch where error.sqlState == "55P03" {
+        } catch  where error.sqlState == "55P03" {
             // Somebody is reading or writing: next time.
         }
     }

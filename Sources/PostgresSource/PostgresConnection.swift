@@ -116,7 +116,9 @@ final class PostgresConnection {
                 heard = true
             }
             if heard { return true }
-            guard wakeUp.wait(socket: PQsocket(connection), events: POLLIN, until: deadline) == .ready else { return false }
+            guard wakeUp.wait(socket: PQsocket(connection), events: POLLIN, until: deadline) == .ready else {
+                return false
+            }
         }
     }
 

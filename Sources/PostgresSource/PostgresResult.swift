@@ -16,7 +16,9 @@ final class PostgresResult {
 
     /// Nil for SQL's NULL and for a row or column that is not there.
     func text(_ row: Int32, _ column: Int32) -> String? {
-        guard row < PQntuples(result), column < PQnfields(result), PQgetisnull(result, row, column) == 0 else { return nil }
+        guard row < PQntuples(result), column < PQnfields(result), PQgetisnull(result, row, column) == 0 else {
+            return nil
+        }
         return String(cString: PQgetvalue(result, row, column))
     }
 
@@ -39,7 +41,9 @@ final class PostgresResult {
     }
 
     /// The elements of a one-dimensional array of numbers.
-    func numbers<Value: LosslessStringConvertible>(_ row: Int32, _ column: Int32, as: Value.Type = Value.self) -> [Value] {
+    func numbers<Value: LosslessStringConvertible>(_ row: Int32, _ column: Int32, as: Value.Type = Value.self)
+        -> [Value]
+    {
         (text(row, column) ?? "").split { "{},".contains($0) }.compactMap { Value(String($0)) }
     }
 }

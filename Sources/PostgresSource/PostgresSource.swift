@@ -11,7 +11,8 @@ public struct PostgresSettings: Sendable {
     public var timeout: Duration
 
     public init(
-        conninfo: String, password: String? = nil, connectTimeout: Duration = .seconds(10), timeout: Duration = .seconds(300)
+        conninfo: String, password: String? = nil, connectTimeout: Duration = .seconds(10),
+        timeout: Duration = .seconds(300)
     ) {
         self.conninfo = conninfo
         self.password = password
@@ -48,6 +49,8 @@ public actor PostgresSource {
         /// The current outbox table is left for the next one at this size or after this time.
         public var rotateBytes: Int64 = 256 << 20
         public var rotateAfter: Duration = .seconds(3600)
+        /// Between two rounds of dropping, emptying and rotating.
+        public var maintenanceInterval: Duration = .seconds(10)
 
         public init() {}
     }

@@ -77,7 +77,9 @@ struct RedisEndpoint: Equatable {
                 throw invalid("The path of the socket is too long.")
             }
             place = .unixSocket(path: String(url.path))
-            guard url.query.isEmpty || url.query.hasPrefix("db=") else { throw invalid("The URL has an unknown parameter.") }
+            guard url.query.isEmpty || url.query.hasPrefix("db=") else {
+                throw invalid("The URL has an unknown parameter.")
+            }
             database = url.query.dropFirst(3)
         default:
             throw invalid("The scheme is neither redis nor unix.")
@@ -103,7 +105,9 @@ struct ClickHouseEndpoint: Equatable {
         guard !text.isEmpty else { throw .notConfigured("reactions.clickhouse_url is not set", hint: hint) }
         let url: ServerURL
         do throws(ServerURL.Problem) { url = try ServerURL(text) } catch { throw invalid(error.rawValue) }
-        guard url.scheme == "http" || url.scheme == "https" else { throw invalid("The scheme is neither http nor https.") }
+        guard url.scheme == "http" || url.scheme == "https" else {
+            throw invalid("The scheme is neither http nor https.")
+        }
         guard !url.host.isEmpty else { throw invalid(ServerURL.Problem.host.rawValue) }
         guard url.query.isEmpty else { throw invalid("The URL has parameters.") }
         host = String(url.host)

@@ -1,7 +1,7 @@
 import CReactionsBoundary
 
 /// Why an exchange failed. Texts follow PostgreSQL's style guide: the message without a capital and a full stop, detail and hint as
-/// sentences. No secret and no value of a user is ever in them.
+/// sentences. No password and no address of a server is ever in them, since any user may see them.
 struct Failure: Error, Equatable {
     var code: rx_error_code
     var message: String
@@ -18,7 +18,9 @@ struct Failure: Error, Equatable {
             hint: "Check user and password in the secrets file and the user's ACL.")
     }
 
-    static func redisNonsense(_ detail: String, hint: String = "Check that reactions.redis_url points to Redis.") -> Failure {
+    static func redisNonsense(_ detail: String, hint: String = "Check that reactions.redis_url points to Redis.")
+        -> Failure
+    {
         Failure(code: RX_ERROR_REDIS_NONSENSE, message: "unexpected answer from Redis", detail: detail, hint: hint)
     }
 

@@ -57,7 +57,9 @@ struct ResolvedAddress {
         while let info = entry?.pointee {
             entry = info.ai_next
             var resolved = ResolvedAddress()
-            guard let source = info.ai_addr, Int(info.ai_addrlen) <= MemoryLayout<sockaddr_storage>.size else { continue }
+            guard let source = info.ai_addr, Int(info.ai_addrlen) <= MemoryLayout<sockaddr_storage>.size else {
+                continue
+            }
             resolved.length = info.ai_addrlen
             withUnsafeMutableBytes(of: &resolved.storage) { storage in
                 storage.copyMemory(from: UnsafeRawBufferPointer(start: source, count: Int(info.ai_addrlen)))

@@ -15,6 +15,8 @@ public enum Phase: String, Sendable {
     case switchReads = "switch_reads"
     case stopWrites = "stop_writes"
     case archived
+    /// Its capture was dropped; what was captured before is still mirrored.
+    case detached
 }
 
 /// An entity type as the agent knows it, a row of `reactions.entity_type` with its kinds.

@@ -96,7 +96,9 @@ public struct UserMapMissAnswer: Equatable, Sendable {
         else { return nil }
         let nonce = replies.text(at: position &+ 1)
         var cursor = replies.cursor(stateRange)
-        guard nonce.count == 16, let state = cursor.next().flatMap(UserMapState.init), cursor.isAtEnd else { return nil }
+        guard nonce.count == 16, let state = cursor.next().flatMap(UserMapState.init), cursor.isAtEnd else {
+            return nil
+        }
         self.nonce = Array(nonce)
         self.state = state
         self.isGranted = granted == 1

@@ -2,7 +2,7 @@ import Foundation
 public import Glibc
 import Synchronization
 
-/// A private PostgreSQL of the newest installed version: Unix socket in its own short directory, loopback TCP on its own port, trust
+/// A private PostgreSQL: Unix socket in its own short directory, loopback TCP on its own port, trust
 /// authentication, superuser `postgres`, no fsync.
 public final class PostgresServer: Sendable {
     public let directory: TemporaryDirectory
@@ -13,8 +13,9 @@ public final class PostgresServer: Sendable {
     /// One server without settings of its own, for every test that makes its own database.
     public static let shared = Shared { try await PostgresServer.start() }
 
-    /// The newest /usr/lib/postgresql/N/bin.
+    /// `PG_BINDIR`, else the newest /usr/lib/postgresql/N/bin.
     public static func binaries() throws -> String {
+        if let chosen = ProcessInfo.processInfo.environment["PG_BINDIR"] { return chosen }
         let versions = (try? FileManager.default.contentsOfDirectory(atPath: "/usr/lib/postgresql")) ?? []
         guard let newest = versions.compactMap({ Int($0) }).max() else {
             throw TestSupportError("there is no PostgreSQL in /usr/lib/postgresql")

@@ -17,16 +17,13 @@ local ENTITIES = { 1, 2 }
 local map  -- fields by name, or nil
 local clock_ms
 
-bit = {
-    band = function(a, b)
-        local result, digit = 0, 1
-        while a > 0 and b > 0 do
-            if a % 2 == 1 and b % 2 == 1 then result = result + digit end
-            a, b, digit = floor(a / 2), floor(b / 2), digit * 2
-        end
-        return result
-    end,
-}
+-- Of masks of two kinds.
+local AND = {}
+for a = 0, 3 do
+    for b = 0, 3 do AND[a * 4 + b] = math.min(a % 2, b % 2) + 2 * math.min(floor(a / 2), floor(b / 2)) end
+end
+
+bit = { band = function(a, b) return AND[a * 4 + b] end }
 
 local commands = {
     HGET = function(field) return map and map[field] or false end,
@@ -92,7 +89,7 @@ local function schedule(seed)
     -- A number from 1 to n (Lehmer's generator: the same schedule on every machine).
     local function random(n)
         state = state * 16807 % 2147483647
-        return floor(state / 2147483647 * n) + 1
+        return state % n + 1
     end
     local function chance(n) return random(n) == 1 end
     for _ = 1, 5 do random(2) end
@@ -290,14 +287,13 @@ local function schedule(seed)
         agent = nil
     end
 
-    local function first(state_name)
-        for _, batch in ipairs(batches) do
-            if not batch[state_name] then return batch end
-        end
-    end
+    -- The first batch that is not yet applied, confirmed or finished: each is done in order.
+    local done = { applied = 0, confirmed = 0, finished = 0 }
+
+    local function first(step) return batches[done[step] + 1] end
 
     local function mark_offered(batch)
-        batch.applied = true
+        done.applied = done.applied + 1
         for _, event in ipairs(batch.events) do
             each_kind(event, function(name) offered[name] = math.max(offered[name], event.version) end)
         end
@@ -330,7 +326,7 @@ local function schedule(seed)
     local function confirm()
         local batch = first('confirmed')
         if not batch then return false end
-        batch.confirmed = true
+        done.confirmed = done.confirmed + 1
         for _, event in ipairs(batch.events) do
             each_kind(event, function(name, value)
                 if not archive[name] or archive[name].version < event.version then
@@ -341,14 +337,16 @@ local function schedule(seed)
     end
 
     local function finish_batch()
+        if done.finished == math.min(done.applied, done.confirmed) then return false end
         local batch = first('finished')
-        if not batch or not batch.applied or not batch.confirmed then return false end
-        batch.finished = true
-        for _, earlier in ipairs(batches) do
-            local is_past = earlier.bound < batch.snapshot.xmin
-            if off['bound of the floor'] then is_past = earlier.snapshot.xmax <= batch.snapshot.xmin end
-            if is_past then floor_now = math.max(floor_now, earlier.seen) end
-            if earlier == batch then break end
+        done.finished = done.finished + 1
+        for i = done.finished, 1, -1 do
+            local is_past = batches[i].bound < batch.snapshot.xmin
+            if off['bound of the floor'] then is_past = batches[i].snapshot.xmax <= batch.snapshot.xmin end
+            if is_past then
+                floor_now = math.max(floor_now, batches[i].seen)
+                break
+            end
         end
     end
 
@@ -363,7 +361,7 @@ local function schedule(seed)
 
     ---- Readers
 
-    local reads_left = 4 + random(5)
+    local reads_left, is_busy = 4 + random(5), true
     local readers = {}
 
     local function known(text)
@@ -464,6 +462,7 @@ local function schedule(seed)
 
     local function fill(reader)
         if not reader.is_flushed and not off['fill what is flushed'] then return false end
+        if off['floor of the snapshot'] then reader.floor = floor_now end
         local fields, size = fields_of(reader), 0
         for _, field in ipairs(fields) do
             if field.flags > 0 then size = size + 1 end
@@ -506,12 +505,19 @@ local function schedule(seed)
 
     local function read()
         local position = random(3)
+        if position == 3 and is_busy and chance(3) then position = 1 end  -- the third is slow
         if not readers[position] then
             if reads_left == 0 then return false end
             reads_left = reads_left - 1
             readers[position] = { step = 0 }
         end
         if not read_step(readers[position]) then readers[position] = nil end
+    end
+
+    local function read_undisturbed()
+        local reader = { step = 0 }
+        while read_step(reader) do end
+        return reader
     end
 
     ---- Trouble
@@ -562,33 +568,40 @@ local function schedule(seed)
 
     ---- The interleaving
 
-    local function batch_steps() return look() ~= false or form() end
     local function progress() return offer() ~= false or confirm() ~= false or finish_batch() end
+    local function mirror()
+        look()
+        form()
+        while progress() ~= false do end
+    end
 
-    local common = { change, change, finish, look, form, offer, confirm, finish_batch, batch_steps, progress, progress,
-        truncate, apply_late, read, read, read, read, flush }
-    local rare = { evict, save, restart, raise, give_up, wait, wait, crash }
-    local calm = 10 + random(50)
-    for _ = 1, 60 + random(40) do
+    local common = { change, change, finish, read, read, read, read_undisturbed, apply_late, truncate, flush }
+    local agents = { { mirror, mirror, progress }, { look, form, offer, confirm, finish_batch, mirror } }
+    for _, action in ipairs(agents[random(2)]) do common[#common + 1] = action end
+    local troubles = { { evict }, { save, restart }, { raise, give_up }, { crash }, { wait }, { evict, restart, raise, wait } }
+    local rare = troubles[random(#troubles)]
+    local calm = 5 + random(30)
+    for _ = 1, 45 + random(30) do
         local actions = chance(calm) and rare or common
         actions[random(#actions)]()
     end
 
     -- Coming to rest: nothing new begins, and what is on its way arrives in any order; in half of the schedules the old applies
     -- arrive when everything else is over.
-    writes_left = 0
+    writes_left, is_busy = 0, false
     while writer() do finish() end
     flush()
     for _ = 1, 3 do
         look()
         form()
     end
-    local closing = { progress, progress, truncate, read, read, evict }
-    if chance(2) then closing[#closing] = apply_late end
+    local closing = { progress, progress, read, read }
+    if chance(2) then closing[5] = apply_late end
     while first('finished') or next(readers) do closing[random(#closing)]() end
+    truncate()
     reads_left = 2
     while #late > 0 or next(readers) or reads_left > 0 do
-        if chance(3) then apply_late() else read() end
+        if #late > 0 and chance(3) then apply_late() else read() end
     end
 
     local function check_rest(what)
@@ -599,8 +612,7 @@ local function schedule(seed)
     check_rest('lasting error')
 
     clock_ms = clock_ms + 1500
-    local reader = { step = 0 }
-    while read_step(reader) do end
+    local reader = read_undisturbed()
     check_rest('lasting error after one more miss')
     local found = answers()
     for _, entity in ipairs(reader.unknown) do

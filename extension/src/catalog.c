@@ -76,7 +76,9 @@ static List *replaced = NIL;
 static uint64 invalidations = 0;
 static uint64 catalog_read_at = 0;	/* `invalidations` when `catalog` was read */
 
-static const char *const phase_names[] = {"native", "attached", "dual_read", "switch_reads", "stop_writes", "archived"};
+static const char *const phase_names[] = {
+	"native", "attached", "dual_read", "switch_reads", "stop_writes", "archived", "detached"
+};
 
 /* Can be called at any time; remembers only. */
 static void
@@ -354,24 +356,6 @@ catalog_current_outbox(void)
 }
 
 ReactionType *
-catalog_type(const char *name)
-{
-	ListCell   *cell;
-
-	foreach(cell, current_catalog()->types)
-	{
-		ReactionType *type = lfirst(cell);
-
-		if (strcmp(type->name, name) == 0)
-			return type;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("entity type \"%s\" does not exist", name),
-			 errhint("Make it with reactions.add_entity_type or reactions.attach; reactions.entity_type lists what there is.")));
-}
-
-ReactionType *
 catalog_type_of_argument(text *name)
 {
 	ListCell   *cell;
@@ -382,10 +366,19 @@ catalog_type_of_argument(text *name)
 	{
 		ReactionType *type = lfirst(cell);
 
-		if (strlen(type->name) == length && memcmp(type->name, bytes, length) == 0)
-			return type;
+		if (strlen(type->name) != length || memcmp(type->name, bytes, length) != 0)
+			continue;
+		if (type->phase == PHASE_DETACHED)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("entity type \"%s\" is detached from its table", type->name),
+					 errhint("Attach it again with reactions.attach.")));
+		return type;
 	}
-	return catalog_type(text_to_cstring(name));
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("entity type \"%s\" does not exist", text_to_cstring(name)),
+			 errhint("Make it with reactions.add_entity_type or reactions.attach; reactions.entity_type lists what there is.")));
 }
 
 ReactionType *

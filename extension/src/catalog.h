@@ -17,7 +17,8 @@ typedef enum ReactionPhase
 	PHASE_DUAL_READ,
 	PHASE_SWITCH_READS,
 	PHASE_STOP_WRITES,
-	PHASE_ARCHIVED
+	PHASE_ARCHIVED,
+	PHASE_DETACHED
 } ReactionPhase;
 
 /* Where a label of a legacy table's kind column leads. */
@@ -70,8 +71,7 @@ extern void catalog_init(void);
 /* The relations; raises if the extension is not created in this database. */
 extern const CatalogRelations *catalog_relations(void);
 
-/* The type; raises 42704 if there is none of that name. Valid until the end of the transaction, even if it is changed meanwhile. */
-extern ReactionType *catalog_type(const char *name);
+/* The type; raises 42704 if there is none of that name, 55000 if it is detached. Valid until the end of the transaction, even if it is changed meanwhile. */
 extern ReactionType *catalog_type_of_argument(text *name);
 extern ReactionType *catalog_type_of_table(Oid table);
 

@@ -213,11 +213,39 @@ table_name(ReactionType *type)
 									  get_rel_name(type->legacy_table));
 }
 
-static SPIPlanPtr
-prepare(const char *statement, int argument_count, Oid *argument_types)
+typedef struct SavedUser
 {
+	Oid			user;
+	int			context;
+} SavedUser;
+
+/* An error restores user and context with the (sub)transaction. */
+static SavedUser
+become_owner(ReactionType *type)
+{
+	SavedUser	saved;
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(type->legacy_table));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the table of entity type \"%s\" does not exist", type->name)));
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	GetUserIdAndSecContext(&saved.user, &saved.context);
+	SetUserIdAndSecContext(owner, saved.context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	return saved;
+}
+
+/* Also done as the owner: whoever looks up names needs USAGE of the table's schema. */
+static SPIPlanPtr
+prepare(ReactionType *type, const char *statement, int argument_count, Oid *argument_types)
+{
+	SavedUser	saved = become_owner(type);
 	SPIPlanPtr	plan = SPI_prepare(statement, argument_count, argument_types);
 
+	SetUserIdAndSecContext(saved.user, saved.context);
 	if (plan == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -230,25 +258,11 @@ prepare(const char *statement, int argument_count, Oid *argument_types)
 static void
 execute(ReactionType *type, SPIPlanPtr plan, Datum *arguments, Snapshot snapshot, int expected)
 {
-	Oid			saved_user;
-	int			saved_context;
-	HeapTuple	tuple;
-	Oid			owner;
+	SavedUser	saved = become_owner(type);
 	int			result;
 
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(type->legacy_table));
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("the table of entity type \"%s\" does not exist", type->name)));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	/* An error restores user and context with the (sub)transaction. */
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(owner, saved_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	result = SPI_execute_snapshot(plan, arguments, NULL, snapshot, InvalidSnapshot, snapshot != InvalidSnapshot, true, 0);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	SetUserIdAndSecContext(saved.user, saved.context);
 	if (result != expected)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
@@ -316,7 +330,7 @@ legacy_read_user(ReactionType *type, int64 user_id, int limit, Snapshot snapshot
 
 		/* Whole entities of the first limit + 1 of the user's. */
 		plans->read_user =
-			prepare(psprintf("SELECT %2$s::pg_catalog.int8, %3$s FROM ONLY %1$s WHERE %4$s OPERATOR(pg_catalog.=) $1 "
+			prepare(type, psprintf("SELECT %2$s::pg_catalog.int8, %3$s FROM ONLY %1$s WHERE %4$s OPERATOR(pg_catalog.=) $1 "
 							 "ORDER BY 1 LIMIT $2",
 							 table_name(type), quote_identifier(type->entity_column), quote_identifier(type->kind_column),
 							 quote_identifier(type->user_column)),
@@ -353,7 +367,7 @@ legacy_read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids,
 		Oid			types[2] = {INT8OID, INT8ARRAYOID};
 
 		plans->read_entities =
-			prepare(psprintf("SELECT %2$s::pg_catalog.int8, %3$s FROM ONLY %1$s WHERE %4$s OPERATOR(pg_catalog.=) $1 "
+			prepare(type, psprintf("SELECT %2$s::pg_catalog.int8, %3$s FROM ONLY %1$s WHERE %4$s OPERATOR(pg_catalog.=) $1 "
 							 "AND %2$s OPERATOR(pg_catalog.=) ANY ($2) ORDER BY 1",
 							 table_name(type), quote_identifier(type->entity_column), quote_identifier(type->kind_column),
 							 quote_identifier(type->user_column)),
@@ -378,7 +392,7 @@ legacy_read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int
 		Oid			types[3] = {INT8OID, INT8OID, INT8OID};
 
 		plans->read_page =
-			prepare(psprintf("SELECT t.e, l.%3$s FROM (SELECT DISTINCT %2$s::pg_catalog.int8 AS e FROM ONLY %1$s "
+			prepare(type, psprintf("SELECT t.e, l.%3$s FROM (SELECT DISTINCT %2$s::pg_catalog.int8 AS e FROM ONLY %1$s "
 							 "WHERE %4$s OPERATOR(pg_catalog.=) $1 AND %2$s OPERATOR(pg_catalog.>) $2 ORDER BY 1 LIMIT $3) t "
 							 "JOIN ONLY %1$s l ON l.%4$s OPERATOR(pg_catalog.=) $1 AND l.%2$s OPERATOR(pg_catalog.=) t.e "
 							 "ORDER BY 1",
@@ -422,7 +436,10 @@ legacy_read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int
 
 /* ---- writing ------------------------------------------------------------------------------------------------------------- */
 
-/* ", column" and ", value" for every column that is neither of the four nor has a default. */
+/*
+ * ", column" and ", value" for every column of extra_values. The cast through text keeps values such as 'now' from being frozen in
+ * the plan.
+ */
 static void
 append_extra(ReactionType *type, StringInfo columns, StringInfo values)
 {
@@ -443,7 +460,9 @@ append_extra(ReactionType *type, StringInfo columns, StringInfo values)
 				: value.type == jbvBool ? (value.val.boolean ? "true" : "false") : NULL;
 
 			appendStringInfo(columns, ", %s", quote_identifier(column));
-			appendStringInfo(values, ", %s", text == NULL ? "NULL" : quote_literal_cstr(text));
+			appendStringInfo(values, ", %s::pg_catalog.text::%s", text == NULL ? "NULL" : quote_literal_cstr(text),
+							 format_type_extended(get_atttype(type->legacy_table, get_attnum(type->legacy_table, column)),
+												  -1, FORMAT_TYPE_FORCE_QUALIFY));
 		}
 	}
 }
@@ -470,7 +489,7 @@ insert_plan(ReactionType *type, LegacyPlans *plans)
 							   "WHERE r.%3$s IS DISTINCT FROM EXCLUDED.%3$s",
 							   quote_identifier(type->user_column), quote_identifier(type->entity_column),
 							   quote_identifier(type->kind_column));
-	plans->insert = prepare(psprintf("INSERT INTO %s AS r (%s) VALUES (%s) ON CONFLICT %s",
+	plans->insert = prepare(type, psprintf("INSERT INTO %s AS r (%s) VALUES (%s) ON CONFLICT %s",
 									 table_name(type), columns.data, values.data, on_conflict),
 							3, types);
 	return plans->insert;
@@ -483,7 +502,7 @@ delete_plan(ReactionType *type, LegacyPlans *plans)
 
 	if (plans->delete == NULL)
 		plans->delete =
-			prepare(psprintf("DELETE FROM ONLY %s WHERE %s OPERATOR(pg_catalog.=) $1 AND %s OPERATOR(pg_catalog.=) $2 "
+			prepare(type, psprintf("DELETE FROM ONLY %s WHERE %s OPERATOR(pg_catalog.=) $1 AND %s OPERATOR(pg_catalog.=) $2 "
 							 "AND %s OPERATOR(pg_catalog.=) $3::%s",
 							 table_name(type), quote_identifier(type->user_column), quote_identifier(type->entity_column),
 							 quote_identifier(type->kind_column),

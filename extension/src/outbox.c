@@ -18,6 +18,7 @@
 #include "catalog/indexing.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
+#include "shmem.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -228,6 +229,7 @@ outbox_insert(ReactionType *type, char scope, OutboxEvent *events, size_t count)
 	table_close(relation, NoLock);
 
 	inserted += count;
+	shmem_count(COUNTER_EVENTS_INSERTED, count);
 	written_in_transaction = true;
 	xact_remember(type, scope, events, count);
 }

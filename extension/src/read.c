@@ -163,11 +163,24 @@ begin_request(rx_read_request *request, ReactionType *type, int64 user_id)
 	request->truth = legacy_is_truth(type) ? RX_TRUTH_TABLE : RX_TRUTH_CLICKHOUSE;
 }
 
+/*
+ * The newest of what others have committed and, as in any statement, of one's own only what earlier commands have done.
+ */
+static Snapshot
+register_table_snapshot(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+
+	if (!IsInParallelMode())
+		snapshot->curcid = GetActiveSnapshot()->curcid;
+	return snapshot;
+}
+
 /* The table's answer for the ids, in their order. */
 static void
 read_table_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags)
 {
-	Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+	Snapshot	snapshot = register_table_snapshot();
 	UserFlags	found = legacy_read_entities(type, user_id, entity_ids, count, snapshot);
 
 	UnregisterSnapshot(snapshot);
@@ -267,7 +280,7 @@ read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *
 	shmem_count(COUNTER_READS, 1);
 	if (reads_table_only(type))
 	{
-		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+		Snapshot	snapshot = register_table_snapshot();
 
 		*result = legacy_read_user(type, user_id, type->boundary.user_map_limit, snapshot);
 		UnregisterSnapshot(snapshot);
@@ -310,7 +323,7 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 
 	if (legacy_is_truth(type) && reads_table_only(type))
 	{
-		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+		Snapshot	snapshot = register_table_snapshot();
 
 		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
 		UnregisterSnapshot(snapshot);
@@ -337,7 +350,7 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 	/* More than a map holds: a page of the truth. */
 	if (legacy_is_truth(type))
 	{
-		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+		Snapshot	snapshot = register_table_snapshot();
 
 		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
 		UnregisterSnapshot(snapshot);

@@ -22,7 +22,7 @@ typedef struct SharedCounters
 
 static const char *const counter_names[COUNTERS] = {
 	"reads", "hits", "misses", "fills", "fills_refused", "redis_round_trips", "redis_connects", "redis_failures",
-	"clickhouse_requests", "clickhouse_failures", "table_reads", "breaker_opened", "events_written", "apply_abandoned"
+	"clickhouse_requests", "clickhouse_failures", "table_reads", "breaker_opened", "events_inserted", "apply_abandoned"
 };
 
 static SharedCounters *shared = NULL;

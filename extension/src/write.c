@@ -188,7 +188,10 @@ flags_for_toggle(ReactionType *type, int64 user_id, int64 entity_id)
 	if (legacy_is_written(type))
 	{
 		UserFlags	found;
-		Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+		Snapshot	snapshot;
+
+		/* What the statements below will see: an older row that they cannot change must not be taken for changed. */
+		snapshot = RegisterSnapshot(IsolationUsesXactSnapshot() ? GetTransactionSnapshot() : catalog_newest_snapshot());
 
 		found = legacy_read_entities(type, user_id, &entity_id, 1, snapshot);
 		UnregisterSnapshot(snapshot);

@@ -51,6 +51,10 @@ static bool too_many = false;
 static bool apply_prepared = false;
 static int	keys_locked = 0;
 
+/* keys_locked when the subtransaction of a nest level began: its locks go with it. */
+static int *keys_at_start = NULL;
+static int	keys_at_start_levels = 0;
+
 void
 xact_remember(ReactionType *type, char scope, const OutboxEvent *events, size_t count)
 {
@@ -213,7 +217,8 @@ on_transaction(XactEvent event, void *argument)
 			forget_transaction();
 			break;
 		case XACT_EVENT_PREPARE:
-			/* A NOTIFY is an error in a prepared transaction: the agent's heartbeat finds what it commits. */
+			/* A NOTIFY is an error in a prepared transaction: the agent's heartbeat finds what it commits. It may yet be rolled back. */
+			outbox_rolled_back();
 			forget_transaction();
 			break;
 		default:
@@ -222,10 +227,39 @@ on_transaction(XactEvent event, void *argument)
 }
 
 static void
+subtransaction_began(void)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (level >= keys_at_start_levels)
+	{
+		int			levels = Max(level * 2, 16);
+
+		keys_at_start = keys_at_start == NULL
+			? MemoryContextAlloc(TopMemoryContext, levels * sizeof(int))
+			: repalloc(keys_at_start, levels * sizeof(int));
+		keys_at_start_levels = levels;
+	}
+	keys_at_start[level] = keys_locked;
+}
+
+static void
+subtransaction_rolled_back(void)
+{
+	int			level = GetCurrentTransactionNestLevel();
+
+	/* One that began before the library was loaded has locked from the first key on. */
+	keys_locked = level < keys_at_start_levels ? Min(keys_locked, keys_at_start[level]) : 0;
+	outbox_rolled_back();
+}
+
+static void
 on_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *argument)
 {
 	int			kept = 0;
 
+	if (event == SUBXACT_EVENT_START_SUB)
+		subtransaction_began();
 	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	for (int i = 0; i < remembered_count; i++)
@@ -242,7 +276,7 @@ on_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId pa
 	}
 	remembered_count = kept;
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		outbox_rolled_back();
+		subtransaction_rolled_back();
 }
 
 void

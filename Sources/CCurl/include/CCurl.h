@@ -56,3 +56,17 @@ ccurl_getinfo_long(CURL *handle, CURLINFO info, long *value)
 {
 	return curl_easy_getinfo(handle, info, value);
 }
+
+static inline CURLMcode
+ccurl_multi_setopt_pointer(CURLM *handle, CURLMoption option, void *value)
+{
+	return curl_multi_setopt(handle, option, value);
+}
+
+typedef int (*ccurl_watch_callback)(CURL *easy, curl_socket_t socket, int what, void *context, void *socket_context);
+
+static inline CURLMcode
+ccurl_multi_setopt_watch_callback(CURLM *handle, ccurl_watch_callback callback)
+{
+	return curl_multi_setopt(handle, CURLMOPT_SOCKETFUNCTION, callback);
+}

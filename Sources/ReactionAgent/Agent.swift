@@ -1,0 +1,31 @@
+public import Logging
+public import Pipeline
+internal import PostgresSource
+internal import ServiceLifecycle
+internal import UnixSignals
+
+/// The running agent: its services and the signals that end them.
+public enum Agent {
+    /// What a blocking call may take beyond the shutdown timeout.
+    static let grace: Duration = .seconds(5)
+
+    /// Returns after SIGTERM or SIGINT, or throws what cannot be helped by trying again.
+    public static func run(_ settings: Settings, sink: any Sink, logger: Logger) async throws {
+        let metrics = Metrics()
+        let mirror = MirrorService(
+            settings: .init(mirror: settings.mirror, sinkTimeout: settings.clickHouse.requestTimeout),
+            source: PostgresSource(settings: settings.postgres, limits: settings.limits), sink: sink, metrics: metrics,
+            logger: logger,
+            makeCache: { term in
+                RedisCache(
+                    settings: settings.redis, systemIdentifier: term.systemIdentifier, timeline: term.timeline,
+                    keyPrefix: term.keyPrefix)
+            })
+        let limit = ShutdownLimit(limit: settings.mirror.shutdownTimeout + grace, logger: logger)
+        let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
+        // Shut down from the last to the first: the web page tells of the mirror to its end.
+        try await ServiceGroup(
+            services: web + [mirror, limit], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger
+        ).run()
+    }
+}

@@ -1,0 +1,209 @@
+internal import Logging
+internal import Pipeline
+internal import PostgresSource
+internal import ReactionModel
+
+/// Sends batches to ClickHouse during one term: one attempt per call, from where the last attempt failed.
+actor Deliverer {
+    /// What is delivered of the current batch.
+    private struct Progress {
+        var batch: BatchNumber
+        var after = Version.zero
+        var tally = BatchTally()
+        var lag = LagHistogram()
+        var refusals = RefusalCount()
+        /// The chunk that comes next was refused often enough.
+        var isBisecting = false
+        var parked = 0
+    }
+
+    /// More refused events than this in one batch are not the events' fault: a schema or a setting is wrong.
+    static let mostParkedPerBatch = 100
+    /// How often the server is asked whether it is still the same one.
+    static let identityInterval: Duration = .seconds(10)
+    /// PostgreSQL's and ClickHouse's clocks may differ by this much.
+    static let clockSkew: Int64 = 60
+
+    private let source: PostgresSource
+    private let sink: any Sink
+    private let reader: ChunkReader
+    private let metrics: Metrics
+    private let logger: Logger
+    /// Batches up to this one may be under way in requests of a former leader.
+    private let inherited: BatchNumber?
+    /// When the last of those requests has timed out.
+    private let formerLeaderIsGone: ContinuousClock.Instant
+    private var progress: Progress?
+    private var identity: SinkIdentity?
+    private var identifiedAt: ContinuousClock.Instant?
+
+    init(
+        source: PostgresSource, sink: any Sink, reader: ChunkReader, metrics: Metrics, logger: Logger,
+        inherited: BatchNumber?, requestTimeout: Duration
+    ) {
+        self.source = source
+        self.sink = sink
+        self.reader = reader
+        self.metrics = metrics
+        self.logger = logger
+        self.inherited = inherited
+        self.formerLeaderIsGone = .now + requestTimeout
+    }
+
+    /// Sends what is not sent of the batch, and returns its lag when ClickHouse has confirmed all of it.
+    func deliver(_ batch: Batch) async throws -> LagHistogram {
+        if progress?.batch != batch.number { progress = Progress(batch: batch.number) }
+        guard var progress else { return LagHistogram() }
+        defer { self.progress = progress }
+        if batch.events > 0 { try await identify() }
+        if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
+        while progress.tally.events < batch.events {
+            try Task.checkCancellation()
+            let events = try await reader.events(of: batch, after: progress.after)
+            guard let last = events.last else { throw OutboxDamage(batch: batch.number) }
+            try await deliver(events, of: batch, &progress)
+            progress.tally.add(events)
+            progress.after = last.version
+            progress.isBisecting = false
+            progress.refusals.accepted()
+        }
+        guard progress.tally.matches(batch) else { throw OutboxDamage(batch: batch.number) }
+        return progress.lag
+    }
+
+    private func deliver(_ events: [Event], of batch: Batch, _ progress: inout Progress) async throws {
+        let offset = Int32(truncatingIfNeeded: progress.tally.events)
+        var parked = try await parkedVersions(among: events, of: batch)
+        var bisection = Bisection(count: events.count, parked: parked.positions)
+        while let piece = bisection.next() {
+            do {
+                try await insert(
+                    events[piece], at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
+            } catch let error as SinkError where error.disposition == .rejectBatch {
+                identifiedAt = nil
+                if !progress.isBisecting {
+                    guard progress.refusals.refused(code: error.code) else { throw error }
+                    progress.isBisecting = true
+                }
+                guard case .found(let position) = bisection.refused(piece) else { continue }
+                try await park(events[position], of: batch, error, &progress)
+                parked.positions.insert(position)
+            } catch {
+                identifiedAt = nil
+                throw error
+            }
+        }
+        let now = try await source.now()
+        for (position, event) in events.enumerated() where !parked.positions.contains(position) {
+            progress.lag.add(microseconds: now - event.writtenAt)
+        }
+    }
+
+    private func insert(
+        _ events: ArraySlice<Event>, at part: Int32, of batch: Batch, without unknown: Set<Version>
+    ) async throws {
+        guard let chunk = try await chunk(events, at: part, of: batch, without: unknown) else { return }
+        // Right before the request: whoever has lost the lock sends nothing that its successor does not wait out.
+        _ = try await source.now()
+        try await sink.insert(chunk, catalog: batch.catalog)
+        metrics.update { $0.insertedEvents += UInt64(chunk.events.count) }
+    }
+
+    /// The chunk as it is sent, the same at every time; nil if nothing is left of it.
+    private func chunk(
+        _ events: ArraySlice<Event>, at part: Int32, of batch: Batch, without unknown: Set<Version>
+    ) async throws -> Chunk? {
+        let events = events.filter { !unknown.contains($0.version) }
+        guard let first = events.first else { return nil }
+        let keys = events.keysToResolve
+        let before =
+            keys.isEmpty
+            ? [:] : try await sink.flags(of: keys, before: batch.number, first.version, catalog: batch.catalog)
+        return Chunk(batch: batch.number, part: part, events: events.resolved(before: before))
+    }
+
+    /// Events of types that are no longer known are parked before anything of the chunk is sent, so that it is the same chunk later.
+    private func parkedVersions(
+        among events: [Event], of batch: Batch
+    ) async throws -> (positions: Set<Int>, unknown: Set<Version>) {
+        guard let first = events.first, let last = events.last else { return ([], []) }
+        var unknown = Set(events.filter { batch.catalog[$0.typeID] == nil }.map(\.version))
+        if !unknown.isEmpty {
+            try await source.park(
+                unknown.sorted(), batch: batch.number, errorCode: 0, error: "the entity type is not known")
+        }
+        let parked = try await source.parkedEvents(of: batch.number, from: first.version, through: last.version)
+        unknown.formUnion(parked.filter { $0.errorCode == 0 }.map(\.version))
+        let refused = Set(parked.filter { $0.errorCode != 0 }.map(\.version))
+        return (Set(events.indices.filter { refused.contains(events[$0].version) }), unknown)
+    }
+
+    private func park(
+        _ event: Event, of batch: Batch, _ error: SinkError, _ progress: inout Progress
+    ) async throws {
+        guard progress.parked < Self.mostParkedPerBatch else {
+            throw SinkError(
+                disposition: .stop, status: error.status, code: error.code,
+                message: "more than \(Self.mostParkedPerBatch) events of one batch refused: \(error.message)")
+        }
+        try await source.park(
+            [event.version], batch: batch.number, errorCode: Int32(truncatingIfNeeded: error.code), error: error.message
+        )
+        progress.parked += 1
+        metrics.update { $0.parkedEvents += 1 }
+        logger.error(
+            "event parked: ClickHouse refuses it",
+            metadata: [
+                "batch": "\(batch.number.rawValue)", "version": "\(event.version.rawValue)", "code": "\(error.code)",
+            ])
+    }
+
+    /// Asks the server who it is, and after a restart looks whether what it had confirmed before is still there.
+    private func identify() async throws {
+        if let identifiedAt, .now - identifiedAt < Self.identityInterval { return }
+        let found = try await sink.connect()
+        if found.startedAt != identity?.startedAt {
+            let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
+            let batches = try await source.finishedBatches(confirmedBefore: confirmed)
+            if !batches.isEmpty {
+                logger.notice(
+                    "verifying batches confirmed before ClickHouse started",
+                    metadata: ["batches": "\(batches.count)", "version": "\(found.version)"])
+            }
+            for batch in batches { try await verify(batch) }
+        }
+        identity = found
+        identifiedAt = .now
+    }
+
+    private func verify(_ batch: Batch) async throws {
+        var after = Version.zero
+        var part = 0
+        while true {
+            let events = try await source.events(of: batch, after: after)
+            guard let last = events.last else { return }
+            let parked = try await parkedVersions(among: events, of: batch)
+            var bisection = Bisection(count: events.count, parked: parked.positions)
+            while let piece = bisection.next() {
+                try Task.checkCancellation()
+                let position = Int32(truncatingIfNeeded: part + piece.lowerBound)
+                guard let chunk = try await chunk(events[piece], at: position, of: batch, without: parked.unknown),
+                    try await !sink.contains(chunk, catalog: batch.catalog)
+                else { continue }
+                try await waitOutFormerLeader()
+                _ = try await source.now()
+                try await sink.insert(chunk, catalog: batch.catalog)
+                metrics.update { $0.resentChunks += 1 }
+                logger.warning(
+                    "chunk sent again: ClickHouse had lost it",
+                    metadata: ["batch": "\(batch.number.rawValue)", "part": "\(chunk.part)"])
+            }
+            after = last.version
+            part += events.count
+        }
+    }
+
+    private func waitOutFormerLeader() async throws {
+        try await Task.sleep(until: formerLeaderIsGone)
+    }
+}

@@ -1,0 +1,118 @@
+internal import Pipeline
+internal import Synchronization
+
+/// Counters and gauges, in Prometheus's text format. Names are `reactiond_<subsystem>_<what>_<unit>`.
+public final class Metrics: Sendable {
+    public enum Role: String, Sendable {
+        case connecting
+        case following
+        case leading
+    }
+
+    struct Values {
+        var role = Role.connecting
+        var isRedisFailing = false
+        var isSinkFailing = false
+        var underWayBatches = 0
+        var formedBatches: UInt64 = 0
+        var finishedBatches: UInt64 = 0
+        var finishedEvents: UInt64 = 0
+        var lastFinished: Double = 0
+        var insertedEvents: UInt64 = 0
+        var appliedEvents: UInt64 = 0
+        var parkedEvents: UInt64 = 0
+        var resentChunks: UInt64 = 0
+        var redisFailures: UInt64 = 0
+        var sinkFailures: UInt64 = 0
+        var postgresFailures: UInt64 = 0
+        var raisedEpochs: UInt64 = 0
+        var lag = LagHistogram()
+    }
+
+    private let values = Mutex(Values())
+
+    public init() {}
+
+    func update(_ change: (inout Values) -> Void) {
+        values.withLock { change(&$0) }
+    }
+
+    /// Whether this agent does what it is there for: it leads and both servers take events, or it follows.
+    public var isReady: Bool {
+        values.withLock { values in
+            switch values.role {
+            case .connecting: false
+            case .following: true
+            case .leading: !values.isRedisFailing && !values.isSinkFailing
+            }
+        }
+    }
+
+    public var role: Role { values.withLock { $0.role } }
+
+    public func text() -> String {
+        let values = values.withLock { $0 }
+        var text = PrometheusText()
+        text.gauge(
+            "reactiond_mirror_leading_bool", "1 while this agent is the leader.", values.role == .leading ? 1 : 0)
+        text.gauge(
+            "reactiond_mirror_under_way_batches", "Batches formed and not finished.", Double(values.underWayBatches))
+        text.gauge(
+            "reactiond_mirror_last_finished_timestamp_seconds", "When the last batch was finished, 0 if none was.",
+            values.lastFinished)
+        text.counter("reactiond_mirror_formed_batches_total", "Batches formed.", values.formedBatches)
+        text.counter("reactiond_mirror_finished_batches_total", "Batches finished.", values.finishedBatches)
+        text.counter("reactiond_mirror_finished_events_total", "Events in finished batches.", values.finishedEvents)
+        text.histogram(
+            "reactiond_mirror_lag_seconds", "From an event's write to ClickHouse's confirmation.", values.lag)
+        text.gauge("reactiond_redis_failing_bool", "1 while Redis takes nothing.", values.isRedisFailing ? 1 : 0)
+        text.counter("reactiond_redis_applied_events_total", "Events offered to user maps.", values.appliedEvents)
+        text.counter("reactiond_redis_failures_total", "Failed attempts at Redis.", values.redisFailures)
+        text.counter(
+            "reactiond_redis_raised_epochs_total", "Times that user maps were made absent because Redis was away.",
+            values.raisedEpochs)
+        text.gauge(
+            "reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
+        text.counter("reactiond_clickhouse_inserted_events_total", "Events confirmed.", values.insertedEvents)
+        text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
+        text.counter(
+            "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",
+            values.resentChunks)
+        text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
+        text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
+        return text.text
+    }
+}
+
+/// The exposition format, version 0.0.4.
+struct PrometheusText {
+    private(set) var text = ""
+
+    mutating func gauge(_ name: String, _ help: String, _ value: Double) {
+        header(name, help, "gauge")
+        text += "\(name) \(value)\n"
+    }
+
+    mutating func counter(_ name: String, _ help: String, _ value: UInt64) {
+        header(name, help, "counter")
+        text += "\(name) \(value)\n"
+    }
+
+    /// The sum is of the buckets' upper bounds: an upper estimate.
+    mutating func histogram(_ name: String, _ help: String, _ lag: LagHistogram) {
+        header(name, help, "histogram")
+        var count: Int64 = 0
+        var sum: Double = 0
+        for (bound, events) in zip(LagHistogram.bounds, lag.counts) {
+            count += Int64(events)
+            sum += Double(bound) / 1000 * Double(events)
+            text += "\(name)_bucket{le=\"\(Double(bound) / 1000)\"} \(count)\n"
+        }
+        let total = lag.total
+        text += "\(name)_bucket{le=\"+Inf\"} \(total)\n\(name)_sum \(sum)\n\(name)_count \(total)\n"
+    }
+
+    private mutating func header(_ name: String, _ help: String, _ type: String) {
+        text += "# HELP \(name) \(help)\n# TYPE \(name) \(type)\n"
+    }
+}

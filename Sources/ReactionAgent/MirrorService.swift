@@ -1,0 +1,236 @@
+internal import Glibc
+public import Logging
+public import Pipeline
+public import PostgresSource
+internal import ReactionModel
+public import ServiceLifecycle
+
+/// Runs the mirror: one term after the other, each in a session of its own.
+///
+/// Decisions are in `Mirror`; here its actions are carried out, each as a task that ends by telling the machine what came of it.
+public struct MirrorService: Service {
+    public struct Settings: Sendable {
+        public var mirror: Mirror.Settings
+        /// After it a request to ClickHouse, also a former leader's, is no longer under way.
+        public var sinkTimeout: Duration
+        /// Whether the extension's version is checked; off where tests stand in for the extension.
+        public var checksExtension = true
+
+        public init(mirror: Mirror.Settings, sinkTimeout: Duration) {
+            self.mirror = mirror
+            self.sinkTimeout = sinkTimeout
+        }
+    }
+
+    static let heartbeat: Duration = .seconds(1)
+    static let followInterval: Duration = .seconds(1)
+
+    private let settings: Settings
+    private let source: PostgresSource
+    private let sink: any Sink
+    private let makeCache: @Sendable (PostgresSource.Term) -> any Cache
+    private let metrics: Metrics
+    private let logger: Logger
+
+    public init(
+        settings: Settings, source: PostgresSource, sink: any Sink, metrics: Metrics, logger: Logger,
+        makeCache: @escaping @Sendable (PostgresSource.Term) -> any Cache
+    ) {
+        self.settings = settings
+        self.source = source
+        self.sink = sink
+        self.metrics = metrics
+        self.logger = logger
+        self.makeCache = makeCache
+    }
+
+    public func run() async throws {
+        var backoff = Backoff(limit: settings.mirror.longestBackoff)
+        while !Task.isShuttingDownGracefully, !Task.isCancelled {
+            do {
+                try await serveTerm { backoff.succeeded() }
+            } catch is CancellationError {
+                break
+            } catch let error as IncompatibleExtension {
+                throw error
+            } catch {
+                let slowly = (error as? PostgresError)?.disposition == .stop || error is OutboxDamage
+                metrics.update {
+                    $0.role = .connecting
+                    $0.postgresFailures += 1
+                }
+                logger.error("term ended", metadata: ["error": "\(error)"])
+                await source.close()
+                await pause(backoff.failed(slowly: slowly))
+            }
+        }
+        await source.close()
+    }
+
+    /// Ends by a failure of PostgreSQL, by shutting down, or by damage.
+    private func serveTerm(began: () -> Void) async throws {
+        try await source.open()
+        if settings.checksExtension { try IncompatibleExtension.check(try await source.extensionVersion()) }
+        guard try await lead() else { return }
+        let term = try await source.beginTerm()
+        began()
+        logger.notice(
+            "leading", metadata: ["generation": "\(term.generation)", "unfinished": "\(term.unfinished.count)"])
+        metrics.update { $0.role = .leading }
+        let reader = ChunkReader(source: source)
+        let effects = Effects(
+            source: source, cache: makeCache(term), reader: reader,
+            deliverer: Deliverer(
+                source: source, sink: sink, reader: reader, metrics: metrics, logger: logger,
+                inherited: term.unfinished.last?.number, requestTimeout: settings.sinkTimeout),
+            metrics: metrics, logger: logger, started: .now)
+        try await drive(Mirror(settings: settings.mirror, unfinished: term.unfinished, now: .zero), effects)
+        logger.notice("term over")
+    }
+
+    /// Waits for the leader's lock; false when shutting down.
+    private func lead() async throws -> Bool {
+        while !Task.isShuttingDownGracefully {
+            if try await source.becomeLeader() { return true }
+            if metrics.role != .following { logger.notice("following: another agent leads") }
+            metrics.update { $0.role = .following }
+            await pause(Self.followInterval)
+        }
+        return false
+    }
+
+    private func drive(_ mirror: Mirror, _ effects: Effects) async throws {
+        var mirror = mirror
+        let source = source
+        try await withThrowingTaskGroup(of: Outcome.self) { group in
+            defer {
+                group.cancelAll()
+                source.interrupt()
+            }
+            group.addTask {
+                try await gracefulShutdown()
+                source.interrupt()
+                return { $0.shutdownRequested(now: $1) }
+            }
+            var actions = mirror.timePassed(now: .zero)
+            while true {
+                for action in actions {
+                    if case .stop = action { return }
+                    group.addTask { try await effects.perform(action) }
+                }
+                guard let outcome = try await group.next() else { return }
+                actions = outcome(&mirror, effects.now)
+                effects.report(mirror)
+            }
+        }
+    }
+
+    private func pause(_ duration: Duration) async {
+        try? await cancelWhenGracefulShutdown { try await Task.sleep(for: duration) }
+    }
+}
+
+/// Tells the machine what came of an action, and when.
+typealias Outcome = @Sendable (inout Mirror, Duration) -> [Mirror.Action]
+
+/// Carries out the machine's actions. Only PostgreSQL's failures are thrown: they end the term.
+struct Effects: Sendable {
+    let source: PostgresSource
+    let cache: any Cache
+    let reader: ChunkReader
+    let deliverer: Deliverer
+    let metrics: Metrics
+    let logger: Logger
+    let started: ContinuousClock.Instant
+
+    var now: Duration { .now - started }
+
+    func perform(_ action: Mirror.Action) async throws -> Outcome {
+        switch action {
+        case .look: return try await look()
+        case .setAsleep(true):
+            let horizon = try await source.fallAsleep()
+            return { $0.fellAsleep(horizon: horizon, now: $1) }
+        case .setAsleep(false):
+            try await source.stayAwake()
+            return { $0.wokenUp(now: $1) }
+        case .awaitBell:
+            try await source.awaitBell(heartbeat: MirrorService.heartbeat)
+            return { $0.bellHeard(now: $1) }
+        case .apply(let batch): return try await apply(batch)
+        case .raiseEpochs(let types, let through):
+            try await source.raiseEpochs(types)
+            metrics.update { $0.raisedEpochs += 1 }
+            logger.warning("user maps made absent: Redis takes nothing", metadata: ["types": "\(types.sorted())"])
+            return { $0.epochsRaised(through: through, now: $1) }
+        case .send(let batch): return try await send(batch)
+        case .finish(let batch, let lag): return try await finish(batch, lag)
+        case .wait(let until):
+            try await Task.sleep(until: started + until)
+            return { $0.timePassed(now: $1) }
+        case .stop: return { _, _ in [] }
+        }
+    }
+
+    func report(_ mirror: Mirror) {
+        metrics.update {
+            $0.underWayBatches = mirror.underWay
+            $0.isRedisFailing = mirror.isRedisFailing
+            $0.isSinkFailing = mirror.isSinkFailing
+        }
+    }
+
+    private func look() async throws -> Outcome {
+        try await source.maintain()
+        let look = try await source.look()
+        if look.batch != nil { metrics.update { $0.formedBatches += 1 } }
+        return { $0.looked(look.batch, oldestRunning: look.oldestRunning, now: $1) }
+    }
+
+    private func apply(_ batch: Batch) async throws -> Outcome {
+        do {
+            var after = Version.zero
+            while true {
+                try Task.checkCancellation()
+                let events = batch.events == 0 ? [] : try await reader.events(of: batch, after: after)
+                guard let last = events.last else { break }
+                try await cache.apply(events, catalog: batch.catalog)
+                metrics.update { $0.appliedEvents += UInt64(events.count) }
+                after = last.version
+            }
+            return { $0.batchApplied(batch.number, now: $1) }
+        } catch let error as CacheError {
+            metrics.update { $0.redisFailures += 1 }
+            logger.warning(
+                "apply failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error.message)"])
+            return { $0.applyFailed(now: $1) }
+        }
+    }
+
+    private func send(_ batch: Batch) async throws -> Outcome {
+        do {
+            let lag = try await deliverer.deliver(batch)
+            metrics.update { $0.lag.add(lag) }
+            return { $0.batchConfirmed(batch.number, lag: lag, now: $1) }
+        } catch let error as SinkError {
+            metrics.update { $0.sinkFailures += 1 }
+            logger.warning(
+                "send failed",
+                metadata: [
+                    "batch": "\(batch.number.rawValue)", "code": "\(error.code)", "status": "\(error.status)",
+                    "error": "\(error.message)",
+                ])
+            return { $0.sendFailed(slowly: error.disposition == .stop, now: $1) }
+        }
+    }
+
+    private func finish(_ batch: Batch, _ lag: LagHistogram) async throws -> Outcome {
+        try await source.finish(batch.number, lag: lag)
+        metrics.update {
+            $0.finishedBatches += 1
+            $0.finishedEvents += UInt64(batch.events)
+            $0.lastFinished = Double(time(nil))
+        }
+        return { $0.batchFinished(batch.number, now: $1) }
+    }
+}

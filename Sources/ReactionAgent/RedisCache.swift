@@ -1,0 +1,203 @@
+internal import CHiredis
+internal import Glibc
+public import Pipeline
+internal import PostgresSource
+public import ReactionModel
+internal import RedisStore
+
+/// How to reach Redis.
+public struct RedisSettings: Sendable {
+    public enum Address: Sendable, Equatable {
+        case tcp(host: String, port: Int32)
+        case unix(path: String)
+    }
+
+    public var address: Address
+    public var database: Int
+    public var user: String?
+    public var password: String?
+    public var connectTimeout: Duration
+    public var timeout: Duration
+
+    public init(
+        address: Address, database: Int, user: String? = nil, password: String? = nil, connectTimeout: Duration,
+        timeout: Duration
+    ) {
+        self.address = address
+        self.database = database
+        self.user = user
+        self.password = password
+        self.connectTimeout = connectTimeout
+        self.timeout = timeout
+    }
+}
+
+/// What Redis says of itself.
+public struct RedisIdentity: Sendable, Equatable {
+    /// New with every process.
+    public var runID: String
+    public var version: String
+    public var maxmemoryPolicy: String
+    /// Microseconds since 1970-01-01 UTC by Redis's clock.
+    public var time: Int64
+}
+
+/// Applies events to user maps over one blocking hiredis connection.
+///
+/// An actor on a queue of its own, like the source. After any failure the connection is closed: a half-read reply is never mistaken
+/// for the next one.
+public actor RedisCache: Cache {
+    /// Events of one call of the script: bounds how long Redis serves nobody else.
+    static let eventsPerCall = 1000
+    /// Calls of one pipeline: bounds the replies that wait in the socket.
+    static let callsPerPipeline = 500
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.redis")
+    private let settings: RedisSettings
+    private let systemIdentifier: UInt64
+    private let timeline: UInt32
+    private let keys: KeySpace
+    private var connection: RedisConnection?
+    private var runID: [UInt8] = []
+    private var digest: [UInt8] = []
+
+    public init(settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String) {
+        self.settings = settings
+        self.systemIdentifier = systemIdentifier
+        self.timeline = timeline
+        self.keys = KeySpace(prefix: Array(keyPrefix.utf8))
+    }
+
+    public func apply(_ events: [Event], catalog: [Int16: EntityType]) throws(CacheError) {
+        let calls = foldedByUser(events)
+        var start = 0
+        while start < calls.count {
+            let end = min(start + Self.callsPerPipeline, calls.count)
+            try converse { connection throws(CacheError) in
+                try send(calls[start..<end], catalog: catalog, over: connection)
+            }
+            start = end
+        }
+    }
+
+    /// Asks a server over a connection of its own.
+    public static func identity(of settings: RedisSettings) async throws(CacheError) -> RedisIdentity {
+        try await RedisProbe().identity(of: settings)
+    }
+
+    private struct Call {
+        var typeID: Int16
+        var userID: Int64
+        var events: [Event]
+    }
+
+    /// One call per map, its events in version order. Events of a whole type have raised the epoch in their own transaction.
+    private func foldedByUser(_ events: [Event]) -> [Call] {
+        var calls: [Call] = []
+        var latest: [ReactionKey: Int] = [:]
+        for event in events where event.scope == .reaction {
+            let map = ReactionKey(typeID: event.typeID, userID: event.userID, entityID: 0)
+            if let position = latest[map], calls[position].events.count < Self.eventsPerCall {
+                calls[position].events.append(event)
+            } else {
+                latest[map] = calls.count
+                calls.append(Call(typeID: event.typeID, userID: event.userID, events: [event]))
+            }
+        }
+        return calls
+    }
+
+    private func send(
+        _ calls: ArraySlice<Call>, catalog: [Int16: EntityType], over connection: RedisConnection
+    ) throws(CacheError) {
+        var commands = CommandBuffer()
+        var stamps: [Int16: Stamp] = [:]
+        for call in calls {
+            guard let type = catalog[call.typeID] else { continue }
+            let stamp =
+                stamps[call.typeID]
+                ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
+            stamps[call.typeID] = stamp
+            let key = keys.key(type.userMapKey, id: call.userID, shardCount: type.shardCount)
+            commands.beginApply(UserMapAddress(key: key, stamp: stamp), digest: digest, events: call.events.count)
+            for event in call.events {
+                commands.appendEvent(
+                    entityID: event.entityID, setMask: event.setMask, clearMask: event.clearMask,
+                    version: event.version.rawValue)
+            }
+        }
+        var replies = try connection.pipeline(commands)
+        if replies.contains(where: { $0.isMissingScript }) {
+            // Somebody has flushed the scripts; applying twice is harmless.
+            try load(over: connection)
+            replies = try connection.pipeline(commands)
+        }
+        for reply in replies {
+            guard case .integer = reply else { throw CacheError(message: "unexpected reply to an apply: \(reply)") }
+        }
+    }
+
+    private func load(over connection: RedisConnection) throws(CacheError) {
+        var commands = CommandBuffer()
+        commands.begin("SCRIPT", arguments: 2)
+        commands.append("LOAD" as StaticString)
+        commands.append(Script.userMapApply.source)
+        guard case .text(let digest)? = try connection.pipeline(commands).first else {
+            throw CacheError(message: "Redis did not load a script")
+        }
+        self.digest = Array(digest.utf8)
+    }
+
+    private func converse<Result>(
+        _ body: (RedisConnection) throws(CacheError) -> Result
+    ) throws(CacheError) -> Result {
+        do throws(CacheError) {
+            let connection = if let connection { connection } else { try connect() }
+            return try body(connection)
+        } catch {
+            connection = nil
+            throw error
+        }
+    }
+
+    private func connect() throws(CacheError) -> RedisConnection {
+        let opened = try RedisConnection(settings: settings)
+        let identity = try Self.identity(over: opened)
+        runID = Array(identity.runID.utf8)
+        try load(over: opened)
+        connection = opened
+        return opened
+    }
+
+    fileprivate static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
+        guard case .text(let server) = try connection.command("INFO", "server"),
+            let runID = field("run_id", of: server), let version = field("redis_version", of: server)
+        else { throw CacheError(message: "INFO has no run id") }
+        guard case .text(let memory) = try connection.command("INFO", "memory"),
+            let policy = field("maxmemory_policy", of: memory)
+        else { throw CacheError(message: "INFO has no maxmemory policy") }
+        guard case .array(let time) = try connection.command("TIME"), time.count == 2,
+            case .text(let seconds) = time[0],
+            case .text(let microseconds) = time[1], let seconds = Int64(seconds), let microseconds = Int64(microseconds)
+        else { throw CacheError(message: "TIME has no time") }
+        return RedisIdentity(
+            runID: runID, version: version, maxmemoryPolicy: policy, time: seconds * 1_000_000 + microseconds)
+    }
+
+    private static func field(_ name: String, of info: String) -> String? {
+        info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }.map {
+            String($0.dropFirst(name.count + 1))
+        }
+    }
+}
+
+/// Keeps a blocking question off the cooperative pool.
+private actor RedisProbe {
+    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.redis.probe")
+
+    func identity(of settings: RedisSettings) throws(CacheError) -> RedisIdentity {
+        try RedisCache.identity(over: RedisConnection(settings: settings))
+    }
+}

@@ -1,0 +1,186 @@
+internal import Configuration
+internal import Foundation
+public import Logging
+public import Pipeline
+public import PostgresSource
+internal import SystemPackage
+
+/// A setting cannot be used.
+public struct SettingsError: Error, CustomStringConvertible {
+    public var description: String
+}
+
+/// Everything the agent is told: `--set` over environment over file over the defaults in `Setting.all`.
+public struct Settings: Sendable {
+    public var postgres: PostgresSettings
+    public var redis: RedisSettings
+    public var clickHouse: ClickHouseSettings
+    public var limits: PostgresSource.BatchLimits
+    public var mirror: Mirror.Settings
+    public var httpPort: UInt16?
+    public var logLevel: Logger.Level
+
+    /// - Parameters:
+    ///   - file: path of a YAML file; nil for none.
+    ///   - assignments: `key=value` from the command line.
+    public static func load(
+        file: String?, assignments: [String], environment: [String: String]
+    ) async throws -> Settings {
+        var providers: [any ConfigProvider] = [
+            InMemoryProvider(name: "command line", values: try values(of: assignments)),
+            EnvironmentVariablesProvider(environmentVariables: environment).prefixKeys(with: "reactiond"),
+        ]
+        var secretsReader = ConfigReader(providers: providers)
+        if let file {
+            do {
+                providers.append(try await FileProvider<YAMLSnapshot>(filePath: FilePath(file)))
+            } catch {
+                throw SettingsError(description: "configuration file \(file): \(error)")
+            }
+            if isPrivate(file) { secretsReader = ConfigReader(providers: providers) }
+        }
+        return try Settings(Reader(config: ConfigReader(providers: providers), secrets: secretsReader))
+    }
+
+    private init(_ reader: Reader) throws {
+        postgres = PostgresSettings(
+            conninfo: try reader.text("postgres.conninfo"), password: try reader.password("postgres"),
+            connectTimeout: try reader.duration("postgres.connect_timeout"),
+            timeout: try reader.duration("postgres.timeout"))
+        let (address, database) = try Self.redisAddress(try reader.text("redis.url"))
+        redis = RedisSettings(
+            address: address, database: database, user: try reader.optionalText("redis.user"),
+            password: try reader.password("redis"), connectTimeout: try reader.duration("redis.connect_timeout"),
+            timeout: try reader.duration("redis.timeout"))
+        do {
+            clickHouse = try ClickHouseSettings(
+                url: try reader.text("clickhouse.url"), database: try reader.text("clickhouse.database"),
+                user: try reader.text("clickhouse.user"), password: try reader.password("clickhouse") ?? "",
+                connectTimeout: try reader.duration("clickhouse.connect_timeout"),
+                requestTimeout: try reader.duration("clickhouse.timeout"))
+        } catch let problem as ClickHouseSettings.Problem {
+            throw SettingsError(description: problem.description)
+        }
+        limits = PostgresSource.BatchLimits()
+        limits.chunkEvents = Int32(try reader.number("mirror.chunk_events", in: 1...1_000_000))
+        limits.chunkEventsBehind = Int32(try reader.number("mirror.chunk_events_behind", in: 1...1_000_000))
+        limits.batchEvents = Int64(try reader.number("mirror.batch_events", in: 1...100_000_000))
+        limits.retention = try reader.duration("mirror.batch_retention")
+        limits.rotateBytes = try reader.size("outbox.rotate_size")
+        limits.rotateAfter = try reader.duration("outbox.rotate_after")
+        mirror = Mirror.Settings(
+            idleBeforeSleep: try reader.duration("mirror.idle_before_sleep"),
+            redisGiveUp: try reader.duration("redis.give_up"),
+            shutdownTimeout: try reader.duration("agent.shutdown_timeout"),
+            longestBackoff: try reader.duration("mirror.longest_backoff"))
+        let port = try reader.number("agent.http_port", in: 0...65535)
+        httpPort = port == 0 ? nil : UInt16(port)
+        guard let level = Logger.Level(rawValue: try reader.text("agent.log_level")) else {
+            throw SettingsError(description: "agent.log_level is not a log level")
+        }
+        logLevel = level
+    }
+
+    private static func values(of assignments: [String]) throws -> [AbsoluteConfigKey: ConfigValue] {
+        var values: [AbsoluteConfigKey: ConfigValue] = [:]
+        for assignment in assignments {
+            let parts = assignment.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(
+                String.init)
+            guard parts.count == 2, let setting = Setting.all.first(where: { $0.key == parts[0] }) else {
+                throw SettingsError(description: "--set \(parts[0]): not a setting, or no value")
+            }
+            guard setting.form != .secret else {
+                throw SettingsError(
+                    description:
+                        "--set \(setting.key): everybody can read a command line; use \(setting.environmentName)")
+            }
+            values[AbsoluteConfigKey(ConfigKey(setting.key))] = ConfigValue(.string(parts[1]), isSecret: false)
+        }
+        return values
+    }
+
+    /// `redis://host:port/database`, `unix:///path?db=0`. Names of users and passwords have settings of their own.
+    static func redisAddress(_ text: String) throws -> (RedisSettings.Address, Int) {
+        let problem = SettingsError(description: "redis.url is not redis://host:port/database or unix:///path?db=0")
+        guard let url = URLComponents(string: text), url.user == nil, url.password == nil else { throw problem }
+        switch url.scheme {
+        case "redis":
+            let database = url.path.drop { $0 == "/" }
+            guard let host = url.host, !host.isEmpty, let port = Int32(exactly: url.port ?? 6379),
+                let number = database.isEmpty ? 0 : Int(database)
+            else { throw problem }
+            let bare = host.hasPrefix("[") ? String(host.dropFirst().dropLast()) : host
+            return (.tcp(host: bare, port: port), number)
+        case "unix":
+            let database = url.queryItems?.first { $0.name == "db" }?.value ?? "0"
+            guard !url.path.isEmpty, let number = Int(database) else { throw problem }
+            return (.unix(path: url.path), number)
+        default: throw problem
+        }
+    }
+
+    /// Whether nobody but the owner can read the file.
+    fileprivate static func isPrivate(_ path: String) -> Bool {
+        let attributes = try? FileManager.default.attributesOfItem(atPath: path)
+        guard let mode = attributes?[.posixPermissions] as? NSNumber else { return false }
+        return mode.intValue & 0o077 == 0
+    }
+}
+
+/// Reads settings as text and parses them by their form; what is wrong is told by the key, never by a secret's value.
+private struct Reader {
+    let config: ConfigReader
+    /// Without the file if others can read it.
+    let secrets: ConfigReader
+
+    func text(_ key: String) throws -> String {
+        guard let setting = Setting.all.first(where: { $0.key == key }) else {
+            throw SettingsError(description: "\(key) is not a setting")
+        }
+        return config.string(forKey: ConfigKey(key)) ?? setting.standard
+    }
+
+    func optionalText(_ key: String) throws -> String? {
+        let text = try text(key)
+        return text.isEmpty ? nil : text
+    }
+
+    func number(_ key: String, in range: ClosedRange<Int>) throws -> Int {
+        guard let number = Int(try text(key)), range.contains(number) else {
+            throw SettingsError(description: "\(key) is not a number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return number
+    }
+
+    func duration(_ key: String) throws -> Duration {
+        guard let duration = Setting.Form.duration(try text(key)) else {
+            throw SettingsError(description: "\(key) is not a duration such as 500ms, 30s, 10min or 1h")
+        }
+        return duration
+    }
+
+    func size(_ key: String) throws -> Int64 {
+        guard let size = Setting.Form.size(try text(key)) else {
+            throw SettingsError(description: "\(key) is not a size such as 64MB or 1GB")
+        }
+        return size
+    }
+
+    /// From `<server>.password`, or from the file named by `<server>.password_file`.
+    func password(_ server: String) throws -> String? {
+        let key = ConfigKey("\(server).password")
+        if let password = secrets.string(forKey: key, isSecret: true), !password.isEmpty { return password }
+        if config.string(forKey: key, isSecret: true)?.isEmpty == false {
+            throw SettingsError(
+                description: "\(server).password is in a configuration file that others can read: chmod 600")
+        }
+        guard let path = try optionalText("\(server).password_file") else { return nil }
+        guard Settings.isPrivate(path) else {
+            throw SettingsError(description: "\(server).password_file \(path) is missing or open to others: chmod 600")
+        }
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8) else {
+            throw SettingsError(description: "\(server).password_file \(path) cannot be read")
+        }
+        return text.trimmingCharacters(in: .newlines)
+    }
+}

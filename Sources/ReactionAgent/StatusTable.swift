@@ -1,0 +1,36 @@
+public import PostgresSource
+
+extension MirrorReport {
+    /// For humans: one line per fact, then the entity types.
+    public var table: String {
+        var rows: [(String, String)] = [
+            ("leader", leaderPID.map { "backend \($0) since \(leaderSince ?? "?")" } ?? "none: nothing is mirrored"),
+            ("backlog", "\(backlogEvents) events" + (oldestEventMilliseconds.map { ", oldest \(Self.age($0))" } ?? "")),
+            ("lag p50 / p99", "\(Self.lag(lagP50Milliseconds)) / \(Self.lag(lagP99Milliseconds))"),
+            ("unfinished", "\(unfinishedBatches) batches"),
+            ("newest batch", newestBatch.map { Self.numbered($0) } ?? "none"),
+            ("floor", Self.numbered(floor)),
+            ("last version", "\(lastVersion)"),
+            ("parked", "\(parkedEvents) events"),
+            ("outbox", "table \(currentOutbox) of 0–2, \(outboxBytes / 1024) kB in all"),
+        ]
+        if let matchWanted { rows.append(("match wanted", matchWanted)) }
+        let width = rows.map(\.0.count).max() ?? 0
+        let facts = rows.map { $0.0 + String(repeating: " ", count: width - $0.0.count + 2) + $0.1 }
+        let types = types.map { "\($0.entityType)  phase \($0.phase), epoch \($0.epoch)" }
+        return (facts + [""] + (types.isEmpty ? ["no entity types"] : types)).joined(separator: "\n")
+    }
+
+    /// `generation.number`.
+    private static func numbered(_ value: Int64) -> String {
+        "\(value >> 44).\(value & (1 << 44 - 1))"
+    }
+
+    private static func lag(_ milliseconds: Int64?) -> String {
+        milliseconds.map { "\($0) ms" } ?? "–"
+    }
+
+    private static func age(_ milliseconds: Int64) -> String {
+        milliseconds < 10_000 ? "\(milliseconds) ms" : "\(milliseconds / 1000) s"
+    }
+}

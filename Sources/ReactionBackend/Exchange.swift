@@ -1,0 +1,173 @@
+import CReactionsBoundary
+
+/// A conversation that C drives step by step.
+///
+/// Owns the memory of its answers. Which link it is talking on is noted while it does, so that ending it in mid-conversation closes
+/// that connection and no other.
+class Exchange {
+    enum Step {
+        case wait(Wait)
+        case wantTruth
+        case done
+        case failed(Failure)
+    }
+
+    let session: Session
+    private(set) var failure: Failure?
+    private var isDone = false
+    private var redisInUse: RedisLink?
+    private var clickHouseInUse: ClickHouseLink?
+
+    init(_ session: Session) {
+        self.session = session
+    }
+
+    /// One step of the kind of exchange that this is. Not called again once it has answered done or failed.
+    func advance(at now: Int64) -> Step {
+        .failed(.brokenContract("The exchange has no course."))
+    }
+
+    final func step() -> rx_wait {
+        if isDone { return rx_wait(RX_DONE) }
+        if failure != nil { return rx_wait(RX_FAILED) }
+        switch advance(at: monotonicMilliseconds()) {
+        case .wait(let wait): return wait.forC
+        case .wantTruth: return rx_wait(RX_WANT_TRUTH)
+        case .done:
+            isDone = true
+            return rx_wait(RX_DONE)
+        case .failed(let failure):
+            fail(failure)
+            return rx_wait(RX_FAILED)
+        }
+    }
+
+    final func fail(_ failure: Failure) {
+        if self.failure == nil { self.failure = failure }
+    }
+
+    final func end() {
+        redisInUse?.close()
+        clickHouseInUse?.cancel()
+        redisInUse = nil
+        clickHouseInUse = nil
+    }
+
+    /// Runs `start` on the link and notes that it is in use, until `pollRedis` has returned nil or failed.
+    final func startRedis(_ start: (RedisLink) throws(Failure) -> Void) throws(Failure) {
+        try start(session.redis)
+        redisInUse = session.redis
+    }
+
+    final func pollRedis(at now: Int64) throws(Failure) -> Wait? {
+        guard let link = redisInUse else { throw .brokenContract("Redis was not asked anything.") }
+        do throws(Failure) {
+            let wait = try link.advance(now)
+            if wait == nil { redisInUse = nil }
+            return wait
+        } catch {
+            redisInUse = nil
+            throw error
+        }
+    }
+
+    final func startClickHouse(_ start: (ClickHouseLink) throws(Failure) -> Void) throws(Failure) {
+        try start(session.clickHouse)
+        clickHouseInUse = session.clickHouse
+    }
+
+    final func pollClickHouse(at now: Int64) throws(Failure) -> Wait? {
+        guard let link = clickHouseInUse else { throw .brokenContract("ClickHouse was not asked anything.") }
+        do throws(Failure) {
+            let wait = try link.advance(now)
+            if wait == nil { clickHouseInUse = nil }
+            return wait
+        } catch {
+            clickHouseInUse = nil
+            throw error
+        }
+    }
+}
+
+/// An array at a fixed address, lent to C until it is replaced or its exchange ends.
+final class LentArray<Element: BitwiseCopyable> {
+    private let storage: UnsafeMutableBufferPointer<Element>
+
+    init(_ elements: [Element]) {
+        storage = .allocate(capacity: elements.count)
+        _ = storage.initialize(from: elements)
+    }
+
+    deinit {
+        storage.deallocate()
+    }
+
+    var start: UnsafePointer<Element>? { UnsafePointer(storage.baseAddress) }
+    var count: Int { storage.count }
+}
+
+/// An exchange that wants the truth and answers entities with flags.
+class TruthExchange: Exchange {
+    /// Set by C in answer to `Step.wantTruth`.
+    private var givenTruth: GivenTruth?
+    private var wantedIDs = LentArray<Int64>([])
+    private var wantsWholeUser = false
+    private var limit: Int32 = 0
+    private var answerIDs = LentArray<Int64>([])
+    private var answerFlags = LentArray<Int32>([])
+    private var isComplete = false
+
+    /// A copy of the truth that C gave.
+    struct GivenTruth {
+        var floor: Int64
+        var outbox: [rx_event]
+        var entityIDs: [Int64]
+        var flags: [Int32]
+        var overflows: Bool
+
+        init(_ truth: rx_truth) {
+            floor = truth.floor
+            outbox = Array(
+                UnsafeBufferPointer(start: truth.outbox, count: truth.outbox == nil ? 0 : truth.outbox_count))
+            entityIDs = Array(
+                UnsafeBufferPointer(start: truth.entity_ids, count: truth.entity_ids == nil ? 0 : truth.count))
+            flags = Array(UnsafeBufferPointer(start: truth.flags, count: truth.flags == nil ? 0 : truth.count))
+            overflows = truth.overflow != 0
+        }
+    }
+
+    final func want(ids: [Int64]?, limit: Int32) {
+        wantedIDs = LentArray(ids ?? [])
+        wantsWholeUser = ids == nil
+        self.limit = limit
+        givenTruth = nil
+    }
+
+    final var wanted: rx_truth_wanted {
+        rx_truth_wanted(
+            whole_user: wantsWholeUser ? 1 : 0, limit: limit, entity_ids: wantedIDs.start, entity_count: wantedIDs.count
+        )
+    }
+
+    final func give(_ truth: rx_truth) {
+        givenTruth = GivenTruth(truth)
+    }
+
+    /// The truth that C has given since it was last wanted.
+    final func takeTruth() -> GivenTruth? {
+        defer { givenTruth = nil }
+        return givenTruth
+    }
+
+    final func answer(ids: [Int64], flags: [Int32], isComplete: Bool) {
+        answerIDs = LentArray(ids)
+        answerFlags = LentArray(flags)
+        self.isComplete = isComplete
+    }
+
+    final var result: rx_read_result {
+        rx_read_result(
+            entity_ids: answerIDs.start, flags: answerFlags.start, count: min(answerIDs.count, answerFlags.count),
+            complete: isComplete ? 1 : 0)
+    }
+}

@@ -1,0 +1,279 @@
+import CReactionsBoundary
+import ClickHouseStore
+import ReactionModel
+import RedisStore
+
+/// Reads a user's flags: runs the actions of a `ReadMachine` and holds the data that they are about.
+final class ReadExchange: TruthExchange {
+    /// A map's time to live is refreshed when this long has passed, in seconds.
+    private static let touchInterval: Int64 = 86_400
+    /// How long other sessions believe that this one is filling, in milliseconds.
+    private static let lease: Int64 = 1_000
+    /// Ids above which the whole map is fetched in any case; Redis takes no command of more than a million arguments.
+    private static let mostFields = 100_000
+
+    private let type: TypeDescription
+    private let userID: Int64
+    private let ids: [Int64]
+    private var machine: ReadMachine
+    /// Nil before the first step.
+    private var activity: ReadMachine.Action?
+
+    private var address = UserMapAddress(
+        key: [], stamp: Stamp(redisRunID: [], systemIdentifier: 0, timeline: 0, epoch: 0))
+    /// The connection on which the map was read; a fill is offered on no other.
+    private var connection: UInt64 = 0
+    private var map: UserMapReading
+    private var unknownIDs: [Int64]
+    private var nonce: [UInt8] = []
+    private var given: GivenTruth?
+    private var clickHouse: ClickHouseQuestion?
+    private var truth: Truth?
+    private var pauseEnd = Deadline(after: 0, from: 0)
+
+    init(_ session: Session, _ request: rx_read_request) throws(Failure) {
+        type = try TypeDescription(request.type)
+        userID = request.user_id
+        let isWholeMap = request.whole_map != 0
+        let count = isWholeMap || request.entity_ids == nil ? 0 : request.entity_count
+        ids = Array(UnsafeBufferPointer(start: request.entity_ids, count: count))
+        unknownIDs = ids
+        map = UserMapReading(unknown: ids.count)
+        let source: ReadMachine.Source
+        switch request.truth {
+        case Int32(bitPattern: RX_TRUTH_NONE.rawValue): source = .none
+        case Int32(bitPattern: RX_TRUTH_TABLE.rawValue): source = .table
+        case Int32(bitPattern: RX_TRUTH_CLICKHOUSE.rawValue): source = .clickHouse
+        default: throw .brokenContract("The read names no known source of truth.")
+        }
+        machine = ReadMachine(
+            ReadMachine.Question(
+                isWholeMap: isWholeMap, mayFill: request.may_fill != 0 && request.skip_redis == 0,
+                skipsRedis: request.skip_redis != 0, source: source, fillWait: session.settings.fillWait))
+        super.init(session)
+    }
+
+    override func advance(at now: Int64) -> Step {
+        while true {
+            guard let activity else {
+                self.activity = start(machine.started(), now)
+                continue
+            }
+            switch activity {
+            case .openRedis, .readMap, .askMiss, .fillComplete, .fillIDs, .fillTooMany, .touch:
+                do throws(Failure) {
+                    if let wait = try pollRedis(at: now) { return .wait(wait) }
+                    self.activity = start(try redisAnswered(activity, now), now)
+                } catch {
+                    self.activity = start(machine.redisFailed(error), now)
+                }
+            case .askClickHouse:
+                do throws(Failure) {
+                    if let wait = try pollClickHouse(at: now) { return .wait(wait) }
+                    try clickHouse?.add(session.clickHouse.body)
+                    if try !askClickHouse(now) { self.activity = start(clickHouseAnswered(), now) }
+                } catch {
+                    self.activity = start(machine.clickHouseFailed(error), now)
+                }
+            case .pause:
+                if let remaining = pauseEnd.remaining(now) { return .wait(.timer(remaining)) }
+                self.activity = start(machine.pauseEnded(), now)
+            case .wantTruth:
+                guard let given = takeTruth() else { return .wantTruth }
+                self.activity = start(truthGiven(given), now)
+            case .finish(let outcome):
+                finish(outcome)
+                return .done
+            case .fail(let failure):
+                return .failed(failure)
+            }
+        }
+    }
+
+    // MARK: Beginning
+
+    /// Begins the action, or if it cannot begin, what the machine says then.
+    private func start(_ action: ReadMachine.Action, _ now: Int64) -> ReadMachine.Action {
+        do throws(Failure) {
+            try begin(action, now)
+            return action
+        } catch {
+            if case .askClickHouse = action { return start(machine.clickHouseFailed(error), now) }
+            return start(machine.redisFailed(error), now)
+        }
+    }
+
+    private func begin(_ action: ReadMachine.Action, _ now: Int64) throws(Failure) {
+        var commands = CommandBuffer()
+        switch action {
+        case .openRedis:
+            try startRedis { link throws(Failure) in try link.open(at: now) }
+        case .readMap:
+            if readsWholeMap {
+                commands.appendReadWholeMap(of: address.key)
+            } else {
+                commands.appendReadFields(ids, of: address.key)
+            }
+            try startRedis { link throws(Failure) in try link.send(commands, at: now) }
+        case .askMiss:
+            commands.appendMiss(
+                address, digest: session.redis.digests.miss, nonce: makeNonce(), ttl: type.userMapTTL,
+                maximumAge: type.userMapMaximumAge, leaseMilliseconds: Self.lease, limit: type.userMapLimit)
+            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+        case .touch:
+            commands.appendTouch(
+                address, digest: session.redis.digests.touch, nonce: nonce, ttl: type.userMapTTL,
+                maximumAge: type.userMapMaximumAge)
+            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+        case .fillComplete, .fillIDs, .fillTooMany:
+            guard session.redis.serial == connection, session.redis.isReady else {
+                throw .redisUnreachable("The connection on which the map was read is gone.")
+            }
+            appendFill(action, to: &commands)
+            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+        case .pause(let milliseconds):
+            pauseEnd = Deadline(after: milliseconds, from: now)
+        case .wantTruth(let scope):
+            if given == nil { count(unknown: machine.question.isWholeMap ? 1 : unknownIDs.count) }
+            want(ids: scope == .wholeUser ? nil : unknownIDs, limit: type.userMapLimit)
+        case .askClickHouse(let scope):
+            let query = TruthQuery(entityType: type.name, kinds: type.kinds, userID: userID, floor: given?.floor ?? 0)
+            let wantedIDs = scope == .wholeUser ? nil : unknownIDs
+            clickHouse = ClickHouseQuestion(query, flags: type.flags, ids: wantedIDs, limit: type.userMapLimit)
+            guard try askClickHouse(now) else { throw .brokenContract("There is nothing to ask ClickHouse for.") }
+        case .finish, .fail:
+            break
+        }
+    }
+
+    /// Where HGETALL is chosen over HMGET: it is the cheaper one from a number of ids on, if the map is small.
+    private var readsWholeMap: Bool {
+        let threshold = session.settings.hashThreshold
+        return machine.question.isWholeMap || ids.count >= Self.mostFields || threshold > 0 && ids.count >= threshold
+    }
+
+    private func appendFill(_ action: ReadMachine.Action, to commands: inout CommandBuffer) {
+        var entries: [Truth.Entry] = []
+        if let truth, action == .fillComplete { entries = truth.entries }
+        if let truth, action == .fillIDs {
+            entries = unknownIDs.prefix(Int(max(type.userMapLimit, 0))).map(truth.entry)
+        }
+        commands.beginFill(
+            address, digest: session.redis.digests.fill, nonce: nonce, floor: given?.floor ?? 0,
+            state: action == .fillComplete ? .complete : .partial, fields: entries.count)
+        var field: [UInt8] = []
+        for entry in entries {
+            field.removeAll(keepingCapacity: true)
+            truth?.appendField(of: entry, to: &field)
+            commands.append(entry.entityID)
+            commands.append(field)
+        }
+    }
+
+    /// Returns whether there was something left to ask.
+    private func askClickHouse(_ now: Int64) throws(Failure) -> Bool {
+        guard let query = clickHouse?.next() else { return false }
+        try startClickHouse { link throws(Failure) in try link.ask(query, at: now) }
+        return true
+    }
+
+    // MARK: Answers
+
+    private func redisAnswered(_ activity: ReadMachine.Action, _ now: Int64) throws(Failure) -> ReadMachine.Action {
+        let redis = session.redis
+        switch activity {
+        case .openRedis:
+            connection = redis.serial
+            address = type.userMap(of: userID, session.keys, redisRunID: redis.runID)
+            return machine.redisOpened()
+        case .readMap:
+            return machine.mapRead(try readMap(redis.replies, at: redis.answer))
+        case .askMiss:
+            if let error = redis.replies.error(at: redis.answer) { throw .redis(error: error) }
+            guard let miss = UserMapMissAnswer(redis.replies, at: redis.answer) else {
+                throw .redisNonsense("The script user_map_miss answered something else.")
+            }
+            nonce = miss.nonce
+            let size: ReadMachine.MapSize =
+                switch miss.state {
+                case .new: .new
+                case .complete: .complete
+                case .partial: .partial
+                }
+            return machine.missAnswered(size, isGranted: miss.isGranted, at: now)
+        case .touch:
+            return machine.touched()
+        default:
+            if redis.replies[redis.answer] == .integer(1) {
+                session.tally.counters.fills &+= 1
+            } else {
+                session.tally.counters.fills_refused &+= 1
+            }
+            return machine.filled()
+        }
+    }
+
+    private func readMap(_ replies: ReplyArena, at position: Int) throws(Failure) -> ReadMachine.Finding {
+        do throws(UserMapReading.Problem) {
+            if machine.question.isWholeMap {
+                map = try UserMapReading(wholeMapOf: replies, at: position, stamp: address.stamp)
+            } else if readsWholeMap {
+                map = try UserMapReading(ids: ids, of: replies, at: position, stamp: address.stamp)
+            } else {
+                map = try UserMapReading(fields: ids.count, of: replies, at: position, stamp: address.stamp)
+            }
+        } catch {
+            if let text = replies.error(at: position) { throw .redis(error: text) }
+            throw .redisNonsense("The map of a user does not have the form of one.")
+        }
+        if machine.question.isWholeMap {
+            if map.marker?.state == .partial { return .tooMany }
+            guard map.marker?.state == .complete, map.unknownCount == 0 else { return .gaps }
+        } else {
+            unknownIDs = map.unknownIDs(of: ids)
+            guard unknownIDs.isEmpty else { return .gaps }
+        }
+        count(unknown: 0)
+        guard let marker = map.marker else { return .everything(isTouchDue: false) }
+        nonce = marker.nonce
+        return .everything(isTouchDue: marker.touchedAt < unixSeconds() - Self.touchInterval)
+    }
+
+    private func truthGiven(_ given: GivenTruth) -> ReadMachine.Action {
+        self.given = given
+        if machine.question.source == .table {
+            truth = Truth(tableIDs: given.entityIDs, flags: given.flags, outbox: given.outbox, floor: given.floor)
+        }
+        return machine.truthGiven(overflows: given.overflows)
+    }
+
+    private func clickHouseAnswered() -> ReadMachine.Action {
+        let truth = Truth(rows: clickHouse?.rows ?? [], outbox: given?.outbox ?? [], floor: given?.floor ?? 0)
+        let overflows = clickHouse?.isCutOff == true || truth.reactionCount > Int(type.userMapLimit)
+        self.truth = truth
+        return machine.clickHouseAnswered(overflows: overflows)
+    }
+
+    private func finish(_ outcome: ReadMachine.Outcome) {
+        guard machine.question.isWholeMap else {
+            let flags = zip(ids, map.flags).map { id, flags in
+                flags == UserMapReading.unknown ? truth?.entry(of: id).flags ?? flags : flags
+            }
+            return answer(ids: ids, flags: flags, isComplete: true)
+        }
+        guard outcome == .answered else { return answer(ids: [], flags: [], isComplete: false) }
+        if let entries = truth?.entries.filter({ $0.flags != 0 }) {
+            answer(ids: entries.map(\.entityID), flags: entries.map(\.flags), isComplete: true)
+        } else {
+            let known = zip(map.entityIDs, map.flags).filter { $0.1 != 0 }
+            answer(ids: known.map(\.0), flags: known.map(\.1), isComplete: true)
+        }
+    }
+
+    /// A whole map counts as one.
+    private func count(unknown: Int) {
+        let asked = machine.question.isWholeMap ? 1 : ids.count
+        session.tally.counters.misses &+= Int64(unknown)
+        session.tally.counters.hits &+= Int64(asked - unknown)
+    }
+}

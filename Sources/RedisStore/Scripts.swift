@@ -1,0 +1,33 @@
+/// The scripts of the user map (docs/internals.md, "User map in Redis"), written in `Scripts/` and embedded at build.
+public enum Script: Hashable, CaseIterable, Sendable {
+    /// Answers a miss with the map's nonce, and starts a map if there is none.
+    case userMapMiss
+    /// Stores what the truth said, if the map is still the one of the miss.
+    case userMapFill
+    /// Applies events.
+    case userMapApply
+    /// Refreshes the time to live.
+    case userMapTouch
+
+    /// The text that `EVAL` and `SCRIPT LOAD` take.
+    ///
+    /// `allow-oom`: a full Redis has to take applies, else it would serve what they correct. (A script with a first line of this
+    /// kind may also touch declared keys only, which a cluster needs.)
+    public var source: [UInt8] {
+        switch self {
+        case .userMapMiss: Self.miss
+        case .userMapFill: Self.fill
+        case .userMapApply: Self.apply
+        case .userMapTouch: Self.touch
+        }
+    }
+
+    private static let miss = assembled(PackageResources.user_map_miss_lua)
+    private static let fill = assembled(PackageResources.user_map_fill_lua)
+    private static let apply = assembled(PackageResources.user_map_apply_lua)
+    private static let touch = assembled(PackageResources.user_map_touch_lua)
+
+    private static func assembled(_ body: [UInt8]) -> [UInt8] {
+        Array("#!lua flags=allow-oom\n".utf8) + PackageResources.user_map_rules_lua + body
+    }
+}

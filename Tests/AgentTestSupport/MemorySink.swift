@@ -1,0 +1,113 @@
+public import Pipeline
+public import ReactionModel
+import Synchronization
+
+/// ClickHouse in memory: keeps what was inserted by (batch, version), and fails as told.
+public final class MemorySink: Sink {
+    private struct State {
+        var rows: [Row] = []
+        var inserts = 0
+        var connects = 0
+        var startedAt: Int64 = 0
+        var failures: [SinkError] = []
+        var refused: Set<Version> = []
+    }
+
+    public struct Row: Sendable, Equatable {
+        public var batch: BatchNumber
+        public var event: Event
+    }
+
+    private let state = Mutex(State())
+
+    public init() {}
+
+    public var rows: [Row] { state.withLock { $0.rows } }
+    public var versions: [Int64] { rows.map(\.event.version.rawValue) }
+    public var inserts: Int { state.withLock { $0.inserts } }
+    public var connects: Int { state.withLock { $0.connects } }
+
+    /// The next requests fail in this way, one each.
+    public func fail(_ errors: [SinkError]) { state.withLock { $0.failures += errors } }
+
+    /// Every insert with this version is refused for its content.
+    public func refuse(_ version: Int64) { state.withLock { _ = $0.refused.insert(Version(rawValue: version)) } }
+
+    /// The server starts anew without the rows of these versions.
+    public func restart(losing versions: Set<Int64>, at time: Int64) {
+        state.withLock { state in
+            state.rows.removeAll { versions.contains($0.event.version.rawValue) }
+            state.startedAt = time
+        }
+    }
+
+    /// The state by the rows, in order of versions.
+    public func flags(user: Int64, entity: Int64, type: Int16 = 1) -> Int32 {
+        rows.map(\.event).filter { $0.key == ReactionKey(typeID: type, userID: user, entityID: entity) }
+            .sorted { $0.version < $1.version }
+            .reduce(0) { $0.applying(setMask: $1.setMask, clearMask: $1.clearMask) }
+    }
+
+    public func connect() async throws(SinkError) -> SinkIdentity {
+        state.withLock { state in
+            state.connects += 1
+            return SinkIdentity(version: "memory", startedAt: state.startedAt)
+        }
+    }
+
+    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+        let failure = state.withLock { state -> SinkError? in
+            if !state.failures.isEmpty { return state.failures.removeFirst() }
+            state.inserts += 1
+            guard state.refused.isDisjoint(with: chunk.events.map(\.version)) else {
+                return SinkError(disposition: .rejectBatch, status: 400, code: 27, message: "refused")
+            }
+            let present = Set(state.rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+            state.rows += chunk.events.filter { !present.contains($0.version) }.map {
+                Row(batch: chunk.batch, event: $0)
+            }
+            return nil
+        }
+        if let failure { throw failure }
+    }
+
+    public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
+        let present = Set(rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+        return chunk.events.allSatisfy { present.contains($0.version) }
+    }
+
+    public func flags(
+        of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
+    ) async throws(SinkError) -> [ReactionKey: Int32] {
+        let wanted = Set(keys)
+        let events = rows.filter { ($0.batch, $0.event.version) < (batch, version) && wanted.contains($0.event.key) }
+            .map(\.event).sorted { $0.version < $1.version }
+        return events.reduce(into: [:]) { flags, event in
+            flags[event.key] = flags[event.key, default: 0]
+                .applying(setMask: event.setMask, clearMask: event.clearMask)
+        }
+    }
+}
+
+/// Redis in memory: remembers what it was offered, and fails while told so.
+public final class MemoryCache: Cache {
+    private struct State {
+        var events: [Event] = []
+        var isFailing = false
+    }
+
+    private let state = Mutex(State())
+
+    public init() {}
+
+    public var versions: Set<Int64> { state.withLock { Set($0.events.map(\.version.rawValue)) } }
+    public func setFailing(_ isFailing: Bool) { state.withLock { $0.isFailing = isFailing } }
+
+    public func apply(_ events: [Event], catalog: [Int16: EntityType]) async throws(CacheError) {
+        let isFailing = state.withLock { state in
+            if !state.isFailing { state.events += events }
+            return state.isFailing
+        }
+        if isFailing { throw CacheError(message: "away") }
+    }
+}

@@ -1,0 +1,121 @@
+import Foundation
+import TestSupport
+
+/// Real servers with a database, a key prefix and a ClickHouse database of the test's own.
+///
+/// The servers are shared by the tests of a process unless a test hands in its own, because it stops or starves it.
+struct Stack {
+    let postgres: PostgresServer
+    let redis: RedisServer
+    let clickHouse: any ClickHouseEndpoint
+    let database: String
+    let prefix: String
+    let clickHouseDatabase: String
+    private let directory: TemporaryDirectory
+
+    static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent().path
+
+    static let preloaded = Shared { try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) }
+
+    static func make(
+        postgres: PostgresServer? = nil, redis: RedisServer? = nil, clickHouse: (any ClickHouseEndpoint)? = nil,
+        clickHouseHost: String? = nil
+    ) async throws -> Stack {
+        let postgres = if let postgres { postgres } else { try await preloaded.value }
+        let redis = if let redis { redis } else { try await RedisServer.shared.value }
+        let clickHouse: any ClickHouseEndpoint =
+            if let clickHouse { clickHouse } else { try await ClickHouseServer.shared.value }
+        let stack = Stack(
+            postgres: postgres, redis: redis, clickHouse: clickHouse, database: try postgres.createDatabase(),
+            prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory()
+        )
+        let session = try stack.connect()
+        try session.execute("CREATE EXTENSION pg_reactions")
+        var url = clickHouse.url
+        if let clickHouseHost { url = url.replacing("127.0.0.1", with: clickHouseHost) }
+        try stack.set("redis_url", "unix://" + redis.socketPath)
+        try stack.set("key_prefix", stack.prefix)
+        try stack.set("clickhouse_url", url)
+        try stack.set("clickhouse_database", stack.clickHouseDatabase)
+        try await stack.reactiond("init-clickhouse")
+        return stack
+    }
+
+    /// Sets `reactions.<name>` for new sessions of the database.
+    func set(_ name: String, _ value: String) throws {
+        try postgres.connect().execute("ALTER DATABASE \(database) SET reactions.\(name) = '\(value)'")
+    }
+
+    func connect(user: String = "postgres") throws -> PostgresConnection {
+        try postgres.connect(database: database, user: user)
+    }
+
+    // MARK: The agent
+
+    static var reactiondPath: String {
+        ProcessInfo.processInfo.environment["REACTIOND"] ?? root + "/.build/release/reactiond"
+    }
+
+    private func configurationFile() throws -> String {
+        let path = directory.file("reactiond.yaml")
+        guard !FileManager.default.fileExists(atPath: path) else { return path }
+        try directory.write(
+            "reactiond.yaml",
+            """
+            postgres:
+              conninfo: "\(postgres.conninfo(database: database))"
+            redis:
+              url: "unix://\(redis.socketPath)"
+            clickhouse:
+              url: "\(clickHouse.url)"
+              database: "\(clickHouseDatabase)"
+              user: "\(clickHouse.user)"
+              password: "\(clickHouse.password)"
+
+            """)
+        // A password in a file that others can read is not taken.
+        try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: path)
+        return path
+    }
+
+    /// Runs a command of the agent to its end and returns what it printed.
+    @discardableResult
+    func reactiond(_ command: String, _ arguments: String...) async throws -> String {
+        try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
+    }
+
+    func startAgent() throws -> ServerProcess {
+        try ServerProcess(
+            [Self.reactiondPath, "run", "--config", configurationFile()], logPath: directory.file("reactiond.log"))
+    }
+
+    func agentLog() -> String { (try? String(contentsOfFile: directory.file("reactiond.log"), encoding: .utf8)) ?? "" }
+
+    // MARK: What a test asks
+
+    /// Waits until every event that is committed now is confirmed and applied.
+    func drained(_ session: PostgresConnection) async throws {
+        try await eventually(within: .seconds(60), "the mirror is level with the outbox") {
+            try session.value("SELECT events_above_floor FROM reactions.mirror_status") == "0"
+        }
+    }
+
+    func clickHouseRows(_ sql: String) throws -> [[String]] {
+        try clickHouse.query(sql.replacing("{db}", with: clickHouseDatabase))
+            .split(separator: "\n").map { $0.split(separator: "\t", omittingEmptySubsequences: false).map(String.init) }
+    }
+
+    /// A counter of `reactions.stats`, of this session's or of all sessions' since the server started.
+    func counter(_ name: String, _ session: PostgresConnection) throws -> Int {
+        Int(try session.value("SELECT value FROM reactions.stats WHERE counter = '\(name)'") ?? "") ?? -1
+    }
+}
+
+/// Milliseconds that the body takes.
+func milliseconds(_ body: () throws -> Void) rethrows -> Double {
+    let start = ContinuousClock.now
+    try body()
+    let parts = (ContinuousClock.now - start).components
+    return Double(parts.seconds) * 1000 + Double(parts.attoseconds) / 1e15
+}

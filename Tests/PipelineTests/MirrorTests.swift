@@ -1,0 +1,205 @@
+import ReactionModel
+import Testing
+
+@testable import Pipeline
+
+@Suite struct MirrorTests {
+    private static let settings = Mirror.Settings(
+        idleBeforeSleep: .seconds(5), redisGiveUp: .seconds(30), shutdownTimeout: .seconds(20),
+        longestBackoff: .seconds(10))
+
+    private func mirror(_ unfinished: [Batch] = []) -> Mirror {
+        Mirror(settings: Self.settings, unfinished: unfinished, now: .zero, jitter: { 1 })
+    }
+
+    private func number(_ value: Int64) -> BatchNumber { BatchNumber(rawValue: value) }
+
+    @Test func aBatchIsAppliedAndSentAtOnceAndFinishedWhenBothAreDone() {
+        var mirror = mirror()
+        var step = mirror.timePassed(now: .zero)
+        #expect(step.names == ["look"])
+        step = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        #expect(step.names == ["apply 1", "send 1"])
+        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .milliseconds(3))
+        #expect(step.names == [])
+        step = mirror.batchApplied(number(1), now: .milliseconds(4))
+        #expect(step.names == ["finish 1"])
+        step = mirror.batchFinished(number(1), now: .milliseconds(5))
+        #expect(step.names == ["look"])
+    }
+
+    @Test func batchesLeftByAFormerTermComeFirst() {
+        var mirror = mirror([makeBatch(1), makeBatch(2)])
+        var step = mirror.timePassed(now: .zero)
+        #expect(step.names == ["apply 1", "send 1"])
+        step = mirror.batchApplied(number(1), now: .zero)
+        #expect(step.names == ["apply 2"])
+        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(step.names == ["finish 1", "send 2"])
+    }
+
+    @Test func withClickHouseAwayBatchesAreStillFormedAndAppliedButEverMoreSlowly() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        var now = Duration.zero
+        var formed: Int64 = 0
+        var gaps: [Duration] = []
+        var last = Duration.zero
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: now)
+        formed = 1
+        _ = mirror.sendFailed(slowly: true, now: now)
+        _ = mirror.batchApplied(number(1), now: now)
+        while formed < 30, now < .seconds(1000) {
+            now += .milliseconds(10)
+            let actions = mirror.timePassed(now: now).names
+            if actions.contains(where: { $0.hasPrefix("send") }) { _ = mirror.sendFailed(slowly: true, now: now) }
+            guard actions.contains("look") else { continue }
+            formed += 1
+            gaps.append(now - last)
+            last = now
+            let step = mirror.looked(makeBatch(formed), oldestRunning: 9, now: now)
+            #expect(step.names.contains("apply \(formed)"))
+            _ = mirror.batchApplied(number(formed), now: now)
+        }
+        #expect(formed == 30)
+        #expect(gaps.first == .milliseconds(250))
+        #expect(gaps.last == .seconds(5))
+    }
+
+    @Test func aFailingServerIsTriedAgainWithDoublingDelays() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        _ = mirror.batchApplied(number(1), now: .zero)
+        var now = Duration.zero
+        for delay in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            _ = mirror.sendFailed(slowly: false, now: now)
+            #expect(mirror.isSinkFailing)
+            let early = mirror.timePassed(now: now + .milliseconds(delay - 1)).names
+            #expect(!early.contains("send 1"))
+            now += .milliseconds(delay)
+            let step = mirror.timePassed(now: now)
+            #expect(step.names.contains("send 1"))
+        }
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: now)
+        #expect(!mirror.isSinkFailing)
+    }
+
+    @Test func afterTheGiveUpOneRaisedEpochStandsForEveryBatchFormedSoFar() {
+        var mirror = mirror([makeBatch(1, types: [1]), makeBatch(2, types: [3])])
+        _ = mirror.timePassed(now: .zero)
+        var step = mirror.applyFailed(now: .seconds(1))
+        #expect(step.names == ["look"])
+        step = mirror.timePassed(now: .seconds(2))
+        #expect(step.names.contains("apply 1"))
+        step = mirror.applyFailed(now: .seconds(31))
+        #expect(step.names.contains("raise [1, 3] through 2"))
+        let actions = mirror.epochsRaised(through: number(2), now: .seconds(31)).names
+        #expect(!actions.contains { $0.hasPrefix("apply") })
+        #expect(mirror.isRedisFailing)
+        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(32))
+        #expect(step.names.contains("finish 1"))
+    }
+
+    @Test func shuttingDownFinishesWhatIsUnderWayAndFormsNothing() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        var step = mirror.shutdownRequested(now: .seconds(1))
+        #expect(step.names == [])
+        step = mirror.batchApplied(number(1), now: .seconds(2))
+        #expect(step.names == [])
+        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(3))
+        #expect(step.names == ["finish 1"])
+        step = mirror.batchFinished(number(1), now: .seconds(3))
+        #expect(step.names == ["stop"])
+        step = mirror.timePassed(now: .seconds(4))
+        #expect(step.isEmpty)
+    }
+
+    @Test func shuttingDownDoesNotWaitForAServerThatFails() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        _ = mirror.shutdownRequested(now: .seconds(1))
+        let step = mirror.sendFailed(slowly: false, now: .seconds(2))
+        #expect(step.names == ["stop"])
+    }
+
+    @Test func shuttingDownEndsAtItsDeadline() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        _ = mirror.shutdownRequested(now: .seconds(1))
+        let before = mirror.timePassed(now: .seconds(20))
+        #expect(before.names == [])
+        #expect(before.waits == [.seconds(21)])
+        let after = mirror.timePassed(now: .seconds(21)).names
+        #expect(after == ["stop"])
+    }
+
+    @Test func anIdleMirrorShutsDownAtOnce() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        let step = mirror.shutdownRequested(now: .seconds(1))
+        #expect(step.names == ["stop"])
+    }
+
+    @Test func aBatchWithoutEventsDoesNotCountAsWork() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.looked(makeBatch(1, events: 0), oldestRunning: 9, now: .seconds(4))
+        _ = mirror.batchApplied(number(1), now: .seconds(4))
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(4))
+        var step = mirror.batchFinished(number(1), now: .seconds(5))
+        #expect(step.names == ["look"])
+        step = mirror.looked(nil, oldestRunning: 9, now: .seconds(5))
+        #expect(step.names == ["sleep"])
+    }
+}
+
+@Suite struct BellTests {
+    @Test func looksBecomeRarerWhileNothingComes() {
+        var bell = Bell(idleBeforeSleep: .seconds(5), now: .zero)
+        func look(_ found: Bool) -> Bell.Action {
+            bell.looked(found: found, oldestRunning: 1, isBusy: false, now: .seconds(1))
+        }
+        let intervals = [false, false, false, false, false, false, true].map(look)
+        #expect(intervals == [10, 20, 40, 80, 100, 100, 10].map { .look(after: .milliseconds($0)) })
+    }
+
+    @Test func itSleepsOnlyWhenNoWriterCanHaveMissedTheFlag() {
+        var bell = Bell(idleBeforeSleep: .seconds(5), now: .zero)
+        var step = bell.looked(found: false, oldestRunning: 50, isBusy: false, now: .seconds(5))
+        #expect(step == .lieDown)
+        step = bell.lainDown(horizon: 60)
+        #expect(step == .look(after: .zero))
+        step = bell.looked(found: false, oldestRunning: 59, isBusy: false, now: .seconds(5))
+        #expect(step == .look(after: .milliseconds(100)))
+        step = bell.looked(found: false, oldestRunning: 60, isBusy: false, now: .seconds(5))
+        #expect(step == .awaitBell)
+        step = bell.heard()
+        #expect(step == .look(after: .zero))
+        step = bell.looked(found: false, oldestRunning: 70, isBusy: false, now: .seconds(6))
+        #expect(step == .awaitBell)
+        _ = bell.heard()
+        step = bell.looked(found: true, oldestRunning: 71, isBusy: false, now: .seconds(7))
+        #expect(step == .wakeUp)
+        step = bell.wokenUp(now: .seconds(7))
+        #expect(step == .look(after: .zero))
+    }
+
+    @Test func aLateWriterWakesTheDozing() {
+        var bell = Bell(idleBeforeSleep: .seconds(5), now: .zero)
+        _ = bell.looked(found: false, oldestRunning: 50, isBusy: false, now: .seconds(5))
+        _ = bell.lainDown(horizon: 60)
+        let step = bell.looked(found: true, oldestRunning: 60, isBusy: true, now: .seconds(5))
+        #expect(step == .wakeUp)
+    }
+
+    @Test func itStaysAwakeWhileBatchesAreUnderWay() {
+        var bell = Bell(idleBeforeSleep: .seconds(5), now: .zero)
+        let step = bell.looked(found: false, oldestRunning: 50, isBusy: true, now: .seconds(9))
+        #expect(step != .lieDown)
+    }
+}

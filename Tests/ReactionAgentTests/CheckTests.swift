@@ -1,0 +1,70 @@
+import AgentTestSupport
+import Foundation
+import Pipeline
+import PostgresSource
+import TestSupport
+import Testing
+
+@testable import ReactionAgent
+
+@Suite struct CheckTests {
+    @Test(arguments: [("0.1.0", true), ("0.0.9", true), ("0.2.0", false), ("1.0", false), ("x", false)])
+    func onlyAKnownExtensionIsAccepted(version: String, isAccepted: Bool) {
+        #expect(((try? IncompatibleExtension.check(version)) != nil) == isAccepted)
+    }
+
+    @Test func aMissingExtensionIsAConfigurationError() {
+        #expect(throws: IncompatibleExtension.self) { try IncompatibleExtension.check(nil) }
+        #expect(ExitCode(IncompatibleExtension(version: nil)) == .configuration)
+        #expect(ExitCode(PostgresError(disposition: .reconnect, message: "")) == .unavailable)
+        #expect(ExitCode(SinkError(disposition: .retry, message: "")) == .unavailable)
+    }
+
+    @Test func redisIsCheckedForVersionAndEviction() async throws {
+        let server = try await RedisServer.start(configuration: ["maxmemory-policy allkeys-lru"])
+        let settings = RedisSettings(
+            address: .unix(path: server.socketPath), database: 0, connectTimeout: .seconds(2), timeout: .seconds(2))
+        let (checks, skew) = await Doctor.redis(settings)
+        #expect(checks.map(\.ok) == [true, false])
+        #expect(abs(skew ?? .max) < 5_000_000)
+        server.kill()
+        #expect(await Doctor.redis(settings).checks.map(\.ok) == [false])
+    }
+
+    @Test func clocksThatDifferAreTold() {
+        #expect(Doctor.clocks([("a", 100), ("b", nil), ("c", -1_900_000)]).ok)
+        #expect(!Doctor.clocks([("a", 1_100_000), ("b", -1_100_000)]).ok)
+    }
+
+    @Test func postgresWithoutTheExtensionIsTold() async throws {
+        let database = try await OutboxDatabase.make()
+        let (checks, _) = await Doctor.postgres(database.source())
+        #expect(checks.map(\.ok) == [true, false])
+    }
+
+    @Test func theStatusShowsWhatIsLeftToDo() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        for user in 0..<3 { try writer.writeEvent(user: Int64(user), entity: 1, set: 1) }
+        let source = database.source()
+        try await source.open()
+        let report = try await source.report()
+        #expect(report.backlogEvents == 3)
+        #expect(report.leaderPID == nil)
+        #expect(report.types.map(\.entityType) == ["Image", "Post"])
+        #expect(report.table.contains("none: nothing is mirrored"))
+        let copy = try JSONDecoder().decode(MirrorReport.self, from: try JSONEncoder().encode(report))
+        #expect(copy == report)
+    }
+
+    @Test func metricsAreInPrometheusFormat() throws {
+        let metrics = Metrics()
+        metrics.update { $0.lag.add(microseconds: 1500) }
+        let text = metrics.text()
+        #expect(text.contains("reactiond_mirror_lag_seconds_bucket{le=\"0.002\"} 1\n"))
+        #expect(text.contains("reactiond_mirror_lag_seconds_bucket{le=\"+Inf\"} 1\n"))
+        let names = text.split(separator: "\n").filter { $0.hasPrefix("# TYPE") }.map { $0.split(separator: " ")[2] }
+        #expect(names.allSatisfy { $0.hasPrefix("reactiond_") })
+        #expect(Set(names).count == names.count)
+    }
+}

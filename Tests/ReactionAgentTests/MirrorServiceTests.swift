@@ -1,0 +1,219 @@
+import AgentTestSupport
+import Logging
+import Pipeline
+import PostgresSource
+import ReactionModel
+import ServiceLifecycle
+import TestSupport
+import Testing
+
+@testable import ReactionAgent
+
+/// A mirror that runs for as long as the body does, then shuts down.
+private func withMirror(
+    of database: OutboxDatabase, sink: MemorySink, cache: MemoryCache = MemoryCache(),
+    limits: PostgresSource.BatchLimits = .init(), idle: Duration = .seconds(5),
+    _ body: (Metrics) async throws -> Void
+) async throws {
+    let metrics = Metrics()
+    var settings = MirrorService.Settings(
+        mirror: Mirror.Settings(
+            idleBeforeSleep: idle, redisGiveUp: .milliseconds(200), shutdownTimeout: .seconds(5),
+            longestBackoff: .milliseconds(50)),
+        sinkTimeout: .milliseconds(100))
+    settings.checksExtension = false
+    var logger = Logger(label: "test")
+    logger.logLevel = .critical
+    let group = ServiceGroup(
+        services: [
+            MirrorService(
+                settings: settings, source: database.source(limits), sink: sink, metrics: metrics, logger: logger,
+                makeCache: { _ in cache })
+        ], logger: logger)
+    async let running: Void = group.run()
+    do {
+        try await body(metrics)
+    } catch {
+        await group.triggerGracefulShutdown()
+        try await running
+        throw error
+    }
+    await group.triggerGracefulShutdown()
+    try await running
+}
+
+@Suite struct MirrorServiceTests {
+    @Test func everythingArrivesOnceAndTheBatchesAreFinished() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        try await withMirror(of: database, sink: sink, cache: cache) { metrics in
+            var written: [Int64] = []
+            for user in 0..<200 { written.append(try writer.writeEvent(user: Int64(user), entity: 1, set: 1)) }
+            try await eventually {
+                try writer.value("SELECT floor FROM reactions._mirror").flatMap { Int64($0) } ?? 0 >= written.last
+                    ?? .max
+            }
+            #expect(sink.versions.sorted() == written)
+            #expect(cache.versions == Set(written))
+            #expect(metrics.isReady)
+            #expect(metrics.text().contains("reactiond_mirror_finished_events_total 200\n"))
+        }
+        #expect(try writer.value("SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL") == "0")
+        let lag = try writer.value(
+            "SELECT sum(n) FROM reactions._batch, unnest(lag_histogram) n WHERE events > 0")
+        #expect(lag == "200")
+    }
+
+    @Test func aSleepingMirrorIsWokenByANotificationAndHasNoneWhileAwake() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let asleep = """
+            SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1380013139 AND objid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            """
+        try await withMirror(of: database, sink: sink, idle: .milliseconds(50)) { _ in
+            for round in 1...3 {
+                try await eventually { try writer.value(asleep) == "1" }
+                try writer.execute("BEGIN")
+                try writer.writeEvent(user: Int64(round), entity: 1, set: 1)
+                try writer.execute("NOTIFY reactions; COMMIT")
+                try await eventually { sink.versions.count == round }
+            }
+        }
+        #expect(try writer.value(asleep) == "0")
+    }
+
+    @Test func aRefusedEventIsParkedAndTheRestArrives() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        try writer.execute("BEGIN")
+        let written = try (0..<100).map { try writer.writeEvent(user: Int64($0), entity: 1, set: 1) }
+        try writer.execute("COMMIT")
+        sink.refuse(written[17])
+        sink.refuse(written[18])
+        try await withMirror(of: database, sink: sink) { _ in
+            try await eventually { sink.versions.count == 98 }
+            try await eventually {
+                try writer.value("SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL") == "0"
+            }
+        }
+        let parked = try writer.query("SELECT version, error_code, user_id FROM reactions.parked_event ORDER BY 1")
+        #expect(parked == [["\(written[17])", "27", "17"], ["\(written[18])", "27", "18"]])
+        #expect(Set(sink.versions).union([written[17], written[18]]) == Set(written))
+        // Three refusals of the whole, and again a new connection for each.
+        #expect(sink.connects >= 3)
+    }
+
+    @Test func anEventOfAnUnknownTypeIsParked() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let odd = try writer.writeEvent(user: 1, entity: 1, set: 1, type: 77)
+        let even = try writer.writeEvent(user: 2, entity: 1, set: 1)
+        try await withMirror(of: database, sink: sink) { _ in
+            try await eventually { sink.versions == [even] }
+        }
+        #expect(try writer.value("SELECT version FROM reactions.parked_event WHERE error_code = 0") == "\(odd)")
+    }
+
+    @Test func unknownDeltasAreResolvedAgainstEarlierBatchesWithHigherVersions() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let slow = try database.connect()
+        let sink = MemorySink()
+        try await withMirror(of: database, sink: sink) { _ in
+            try slow.execute("BEGIN")
+            try slow.writeEvent(user: 99, entity: 9, set: 1)
+            try writer.writeEvent(user: 1, entity: 1, set: 1)
+            try await eventually { sink.versions.count == 1 }
+            try writer.execute("BEGIN")
+            try writer.writeEvent(user: 1, entity: 1, set: 3, deltaKnown: false)
+            try writer.writeEvent(user: 1, entity: 1, set: 2, clear: 1, deltaKnown: false)
+            try slow.execute("COMMIT")
+            try writer.execute("COMMIT")
+            try await eventually { sink.versions.count == 4 }
+        }
+        let changes = sink.rows.map(\.event).filter { $0.userID == 1 }.sorted { $0.version < $1.version }
+        #expect(changes.map(\.setMask) == [1, 2, 0])
+        #expect(changes.map(\.clearMask) == [0, 0, 1])
+        #expect(changes.allSatisfy { $0.isDeltaKnown })
+    }
+
+    @Test func withoutRedisTheEpochRisesAndTheMirrorGoesOn() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        cache.setFailing(true)
+        let version = try writer.writeEvent(user: 1, entity: 1, set: 1, type: 2)
+        try await withMirror(of: database, sink: sink, cache: cache) { metrics in
+            try await eventually {
+                try writer.value("SELECT floor FROM reactions._mirror").flatMap { Int64($0) } ?? 0 >= version
+            }
+            #expect(try writer.value("SELECT epoch FROM reactions.entity_type WHERE type_id = 1") == "0")
+            #expect(try writer.value("SELECT epoch > 0 FROM reactions.entity_type WHERE type_id = 2") == "t")
+            cache.setFailing(false)
+            let next = try writer.writeEvent(user: 1, entity: 1, set: 2, type: 2)
+            try await eventually { cache.versions.contains(next) }
+            try await eventually { metrics.isReady }
+        }
+    }
+
+    @Test func withoutClickHouseRedisStillGetsEverything() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        sink.fail(Array(repeating: SinkError(disposition: .retry, message: "away"), count: 60))
+        try await withMirror(of: database, sink: sink, cache: cache) { metrics in
+            var written: Set<Int64> = []
+            for user in 1...3 {
+                let version = try writer.writeEvent(user: Int64(user), entity: 1, set: 1)
+                written.insert(version)
+                try await eventually { cache.versions.contains(version) }
+            }
+            try await eventually { Set(sink.versions) == written }
+            try await eventually { metrics.isReady }
+        }
+    }
+
+    @Test func whatARestartedClickHouseLostIsSentAgain() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let now = Int64(try writer.value("SELECT extract(epoch FROM now())::bigint") ?? "") ?? 0
+        try await withMirror(of: database, sink: sink) { _ in
+            let first = try writer.writeEvent(user: 1, entity: 1, set: 1)
+            try await eventually { sink.versions == [first] }
+            sink.restart(losing: [first], at: now)
+            sink.fail([SinkError(disposition: .retry, message: "restarting")])
+            let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { Set(sink.versions) == [first, second] }
+        }
+    }
+
+    @Test func theNextTermTakesUpWhereALostSessionLeftOff() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        try await withMirror(of: database, sink: sink) { _ in
+            var written: [Int64] = []
+            for round in 0..<5 {
+                for user in 0..<20 {
+                    written.append(try writer.writeEvent(user: Int64(user), entity: Int64(round), set: 1))
+                }
+                try writer.execute(
+                    """
+                    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE application_name = 'reactiond' AND datname = current_database()
+                    """)
+            }
+            try await eventually { sink.versions.count >= written.count }
+            #expect(sink.versions.sorted() == written)
+        }
+    }
+}
