@@ -39,7 +39,7 @@ public protocol Sink: Sendable {
     /// any error, also by another process, and leaves one copy. Returns when the server has confirmed.
     func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError)
 
-    /// Whether every event of the chunk is in `entityMetricEvents`, by count and sum of versions.
+    /// Whether each of the three tables has exactly the chunk's rows, by count and sum.
     func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
 
     /// The flags of each key as of every row whose (batch, version) is below the given one; keys without a reaction are left out.

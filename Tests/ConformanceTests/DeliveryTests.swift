@@ -116,6 +116,24 @@ import Testing
         #expect(try fixture.counts == Chunk.hundredCounts)
     }
 
+    /// A request that slips through after the look exists only where there is no deduplication token.
+    @Test func onAServer1816ALateAttemptIsFoundAfterItsDeadline() async throws {
+        let fixture = try await Fixture(.server)
+        let proxy = try fixture.proxy
+        let sink = try fixture.sink(through: proxy, requestTimeout: .seconds(1))
+        proxy.breakNext(containing: "query=INSERT", .loseAnswer)
+        await #expect(throws: SinkError.self) { try await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog) }
+        try await eventually { (try? await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog)) != nil }
+        try fixture.endpoint.query(
+            "INSERT INTO entityMetricEvents SELECT * FROM entityMetricEvents", database: fixture.database)
+        var batch: Int64 = 1
+        try await eventually {
+            batch += 1
+            try await sink.insert(.hundred(batch: batch), catalog: Fixture.catalog)
+            return try fixture.counts == Chunk.hundredCounts.map { $0 * Int(batch) }
+        }
+    }
+
     @Test(arguments: Engine.allCases)
     func aChunkThatTheServerHasLostIsSentAgain(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)

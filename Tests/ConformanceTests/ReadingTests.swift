@@ -36,7 +36,9 @@ import Testing
     @Test(arguments: Engine.allCases)
     func statesOfTwelveThousandKeysAreAskedInPieces(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)
-        let events = (1...12_000).map { Event.change(Int64($0), user: Int64($0), entity: .max - Int64($0), set: 2) }
+        let events = (1...12_000).map {
+            Event.change(Int64($0), user: .min + Int64($0), entity: .min + Int64($0), set: 2)
+        }
         try await fixture.sink.insert(Chunk(1, events), catalog: Fixture.catalog)
         let flags = try await fixture.sink.flags(
             of: events.map { key($0.userID, $0.entityID) }, before: BatchNumber(rawValue: 2), .zero,

@@ -83,6 +83,7 @@ class Engine:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10  # keep-alive, as the server's
+    disable_nagle_algorithm = True  # else the body of an answer waits for the acknowledgement of its head
     engine = user = password = None
 
     def do_GET(self):
