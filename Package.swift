@@ -105,6 +105,8 @@ let package = Package(
             name: "ReactionAgentTests",
             dependencies: [
                 "ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: agent),
         .testTarget(name: "IntegrationTests", dependencies: ["TestSupport"], swiftSettings: agent),

@@ -48,6 +48,7 @@ extension PostgresSource {
         if let lastMaintenance, .now - lastMaintenance < limits.maintenanceInterval { return }
         lastMaintenance = .now
         try dropOldBatches()
+        try foldSkipped()
         let session = try session
         let mirror = try session.query("SELECT current_outbox FROM reactions._mirror")
         let current = try mirror.required(0, 0, as: Int.self)
@@ -64,22 +65,46 @@ extension PostgresSource {
             """)
     }
 
-    /// Writers move to the next table as they see the row; those that still write to the old one hold a lock on it.
-    private func rotate(from current: Int) throws(PostgresError) {
-        let next = (current + 1) % 3
+    /// Capture adds a row per statement for kinds that are no reactions; their sums are enough.
+    private func foldSkipped() throws(PostgresError) {
         _ = try session.query(
             """
-            UPDATE reactions._mirror SET current_outbox = \(next), rotated_at = clock_timestamp()
-            WHERE NOT EXISTS (SELECT FROM reactions._outbox_\(next)) AND EXISTS (SELECT FROM reactions._outbox_\(current))
-              AND (pg_relation_size('reactions._outbox_\(current)') >= \(limits.rotateBytes)
-                   OR rotated_at <= clock_timestamp() - interval '\(limits.rotateAfter.components.seconds) seconds')
+            WITH many AS (
+                SELECT type_id, kind, max(version) AS last FROM reactions._skipped
+                GROUP BY type_id, kind HAVING count(*) > \(limits.skippedRows)
+            ), gone AS (
+                DELETE FROM reactions._skipped s USING many m
+                WHERE s.type_id = m.type_id AND s.kind = m.kind AND s.version < m.last RETURNING s.*
+            ), sums AS (
+                SELECT type_id, kind, sum(rows)::bigint AS rows FROM gone GROUP BY type_id, kind
+            )
+            UPDATE reactions._skipped s SET rows = s.rows + sums.rows FROM sums JOIN many USING (type_id, kind)
+            WHERE s.version = many.last
             """)
+    }
+
+    /// Writers move to the next table as they see the row; those that still write to the old one hold a lock on it. The row is not
+    /// touched without need: an UPDATE, even of no row, makes every session read its catalog again.
+    private func rotate(from current: Int) throws(PostgresError) {
+        let session = try session
+        let next = (current + 1) % 3
+        let isDue = try session.query(
+            """
+            SELECT NOT EXISTS (SELECT FROM reactions._outbox_\(next)) AND EXISTS (SELECT FROM reactions._outbox_\(current))
+                   AND (pg_relation_size('reactions._outbox_\(current)') >= \(limits.rotateBytes)
+                        OR rotated_at <= clock_timestamp() - interval '\(limits.rotateAfter.components.seconds) seconds')
+            FROM reactions._mirror
+            """)
+        guard isDue.isTrue(0, 0) else { return }
+        _ = try session.query(
+            "UPDATE reactions._mirror SET current_outbox = \(next), rotated_at = clock_timestamp()")
     }
 
     /// Empties a table that is not written to any more, if every row is at or below the floor and in a batch that is not kept.
     ///
-    /// The rows are checked in a snapshot first, without a lock; under the lock only what that snapshot could not see, which two
-    /// index look-ups tell. NOWAIT: a waiting ACCESS EXCLUSIVE request would make every reader behind it wait.
+    /// The rows are checked in a snapshot first, without a lock: by index whether a kept batch has one, then, reading the table,
+    /// that all are at or below the floor. Under the lock only what that snapshot could not see, which two index look-ups tell.
+    /// NOWAIT: a waiting ACCESS EXCLUSIVE request would make every reader behind it wait.
     func truncate(_ table: Int) throws(PostgresError) {
         let session = try session
         let name = "reactions._outbox_\(table)"
@@ -93,9 +118,9 @@ extension PostgresSource {
         let check = try session.query(
             """
             SELECT pg_current_snapshot(), EXISTS (SELECT FROM \(name)),
-                   NOT EXISTS (SELECT FROM \(name) WHERE version > (SELECT floor FROM reactions._mirror))
-                   AND NOT EXISTS (SELECT FROM \(name)
-                                   WHERE version >= \(baseVersion.rawValue) AND (\(Self.isHidden(from: finished))))
+                   NOT EXISTS (SELECT FROM \(name)
+                               WHERE version >= \(baseVersion.rawValue) AND (\(Self.isHidden(from: finished))))
+                   AND NOT EXISTS (SELECT FROM \(name) WHERE version > (SELECT floor FROM reactions._mirror))
             """)
         guard check.isTrue(0, 1), check.isTrue(0, 2) else { return }
         let checked = try snapshot(check, 0, 0)

@@ -36,10 +36,12 @@ final class PostgresConnection {
                 throw Self.connectError(opened)
             }
             let events = polled == PGRES_POLLING_READING ? POLLIN : POLLOUT
-            guard wakeUp.wait(socket: PQsocket(opened), events: events, until: deadline) == .ready else {
+            switch wakeUp.wait(socket: PQsocket(opened), events: events, until: deadline, heedsSignals: true) {
+            case .ready: polled = PQconnectPoll(opened)
+            case .timedOut:
                 throw PostgresError(disposition: .reconnect, message: "no connection within the time allowed")
+            case .woken: throw PostgresError(disposition: .reconnect, message: "connecting was interrupted")
             }
-            polled = PQconnectPoll(opened)
         }
         PQsetNoticeProcessor(opened, { _, _ in }, nil)
         _ = PQsetnonblocking(opened, 1)
@@ -116,9 +118,9 @@ final class PostgresConnection {
                 heard = true
             }
             if heard { return true }
-            guard wakeUp.wait(socket: PQsocket(connection), events: POLLIN, until: deadline) == .ready else {
-                return false
-            }
+            let outcome = wakeUp.wait(
+                socket: PQsocket(connection), events: POLLIN, until: deadline, heedsSignals: true)
+            guard outcome == .ready else { return false }
         }
     }
 
@@ -173,16 +175,9 @@ final class PostgresConnection {
         }
     }
 
-    /// A conversation is not ended by a wake-up, only by its deadline.
     private func wait(events: Int32, until deadline: ContinuousClock.Instant) throws(PostgresError) {
-        while true {
-            switch wakeUp.wait(socket: PQsocket(connection), events: events, until: deadline) {
-            case .ready: return
-            case .woken: continue
-            case .timedOut:
-                throw PostgresError(disposition: .reconnect, message: "no answer within the time allowed")
-            }
-        }
+        guard wakeUp.wait(socket: PQsocket(connection), events: events, until: deadline, heedsSignals: false) == .ready
+        else { throw PostgresError(disposition: .reconnect, message: "no answer within the time allowed") }
     }
 
     /// A refused password or database is told apart from an unreachable server by whether the server asked for anything.

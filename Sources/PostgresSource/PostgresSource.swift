@@ -49,6 +49,8 @@ public actor PostgresSource {
         /// The current outbox table is left for the next one at this size or after this time.
         public var rotateBytes: Int64 = 256 << 20
         public var rotateAfter: Duration = .seconds(3600)
+        /// Rows of one type and kind in `_skipped` above which they are summed up.
+        public var skippedRows = 1000
         /// Between two rounds of dropping, emptying and rotating.
         public var maintenanceInterval: Duration = .seconds(10)
 

@@ -35,11 +35,15 @@ final class WakeUp: @unchecked Sendable {
     }
 
     /// Waits until the socket is ready for one of `events`, which may be an error to be read from it.
-    func wait(socket: Int32, events: Int32, until deadline: ContinuousClock.Instant) -> Outcome {
+    ///
+    /// - Parameter heedsSignals: false in the middle of a conversation; a signal then waits for the next wait that heeds it.
+    func wait(
+        socket: Int32, events: Int32, until deadline: ContinuousClock.Instant, heedsSignals: Bool
+    ) -> Outcome {
         while true {
             var descriptors = [
                 pollfd(fd: socket, events: Int16(events), revents: 0),
-                pollfd(fd: reading, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: heedsSignals ? reading : -1, events: Int16(POLLIN), revents: 0),
             ]
             let left = deadline - .now
             guard left > .zero else { return .timedOut }

@@ -45,6 +45,15 @@ public struct MirrorService: Service {
     }
 
     public func run() async throws {
+        try await withGracefulShutdownHandler {
+            try await serveTerms()
+        } onGracefulShutdown: {
+            source.interrupt()
+        }
+        await source.close()
+    }
+
+    private func serveTerms() async throws {
         var backoff = Backoff(limit: settings.mirror.longestBackoff)
         while !Task.isShuttingDownGracefully, !Task.isCancelled {
             do {
@@ -64,7 +73,6 @@ public struct MirrorService: Service {
                 await pause(backoff.failed(slowly: slowly))
             }
         }
-        await source.close()
     }
 
     /// Ends by a failure of PostgreSQL, by shutting down, or by damage.
@@ -109,7 +117,6 @@ public struct MirrorService: Service {
             }
             group.addTask {
                 try await gracefulShutdown()
-                source.interrupt()
                 return { $0.shutdownRequested(now: $1) }
             }
             var actions = mirror.timePassed(now: .zero)
@@ -146,6 +153,7 @@ struct Effects: Sendable {
     var now: Duration { .now - started }
 
     func perform(_ action: Mirror.Action) async throws -> Outcome {
+        try Task.checkCancellation()
         switch action {
         case .look: return try await look()
         case .setAsleep(true):

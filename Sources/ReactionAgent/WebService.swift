@@ -32,7 +32,7 @@ public struct WebService: Service {
                 // The listening socket was closed under it.
             }
         } onGracefulShutdown: {
-            Task { await server.stop(timeout: 1) }
+            Task { await server.stop() }
         }
     }
 

@@ -87,6 +87,22 @@ import Testing
         #expect(try writer.value("SELECT count(*) FROM reactions._batch") == "1")
     }
 
+    @Test func manySkippedRowsBecomeTheirSum() async throws {
+        let database = try await OutboxDatabase.make()
+        var limits = PostgresSource.BatchLimits()
+        limits.skippedRows = 10
+        let (source, _) = try await database.leader(limits)
+        let setUp = try database.connect()
+        try setUp.execute(
+            """
+            INSERT INTO reactions._skipped SELECT n, 1, 'Dislike', n, now() FROM generate_series(1, 20) n;
+            INSERT INTO reactions._skipped SELECT 100 + n, 2, 'Dislike', n, now() FROM generate_series(1, 5) n;
+            """)
+        try await source.maintain()
+        let rows = try setUp.query("SELECT type_id, count(*), sum(rows) FROM reactions._skipped GROUP BY 1 ORDER BY 1")
+        #expect(rows == [["1", "1", "210"], ["2", "5", "15"]])
+    }
+
     @Test func parkingAgainChangesNothing() async throws {
         let database = try await OutboxDatabase.make()
         let (source, _) = try await database.leader()

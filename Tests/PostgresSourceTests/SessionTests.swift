@@ -18,6 +18,17 @@ import Testing
         try await eventually { try await follower.becomeLeader() }
     }
 
+    @Test func aStandbyIsRefused() async throws {
+        let server = try await PostgresServer.start { path in
+            try await PostgresServer.tool(
+                "initdb", ["--pgdata", path, "--username=postgres", "--auth=trust", "--no-sync"])
+            try await run(["/usr/bin/touch", path + "/standby.signal"], user: "postgres")
+        }
+        let source = PostgresSource(settings: PostgresSettings(conninfo: server.conninfo()))
+        let error = await #expect(throws: (any Error).self) { try await source.open() }
+        #expect("\(error, default: "")".contains("standby"))
+    }
+
     @Test func aKilledSessionIsNotUsedAgain() async throws {
         let database = try await OutboxDatabase.make()
         let (source, _) = try await database.leader()
