@@ -47,7 +47,6 @@ let package = Package(
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
-        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),  // tests only
 
         // Backend and agent
         .target(name: "ReactionModel", swiftSettings: backend),
@@ -124,10 +123,11 @@ let package = Package(
             name: "ConformanceTests",
             dependencies: ["ClickHouseStore", "Pipeline", "ReactionAgent", "ReactionModel", "TestSupport"],
             swiftSettings: agent),
+        .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),
         .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
         .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
         .testTarget(
-            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("model.lua")],
+            name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("Model")],
             swiftSettings: agent),
     ],
     swiftLanguageModes: [.v6]

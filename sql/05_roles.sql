@@ -5,9 +5,12 @@ DECLARE
     role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['reactions_reader', 'reactions_writer', 'reactions_admin'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role_name) THEN
+        BEGIN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role_name);
-        END IF;
+        EXCEPTION
+            -- unique_violation: another database is creating the extension at this moment
+            WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
     END LOOP;
 END
 $$;

@@ -30,7 +30,8 @@ import Testing
         var reversed = Self.runID
         reversed.reverse()
         let stamps = [
-            stamp(), stamp(reversed), stamp([]), stamp(system: .max), stamp(timeline: 2), stamp(epoch: 1), stamp(epoch: -1),
+            stamp(), stamp(reversed), stamp([]), stamp(system: .max), stamp(timeline: 2), stamp(epoch: 1),
+            stamp(epoch: -1),
             stamp(epoch: .max), stamp(epoch: .min),
         ]
         #expect(Set(stamps).count == stamps.count)

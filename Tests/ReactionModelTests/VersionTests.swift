@@ -24,16 +24,19 @@ import Testing
     }
 
     @Test func `Every version is exact in a Lua number`() throws {
-        let newest = try #require(Version(generation: Version.maximumGeneration, sequence: (1 << Version.sequenceBits) - 1))
+        let last: Int64 = (1 << Version.sequenceBits) - 1
+        let newest = try #require(Version(generation: Version.maximumGeneration, sequence: last))
         #expect(Int64(exactly: Double(newest.rawValue)) == newest.rawValue)
         #expect(newest.rawValue < 1 << 53)
     }
 }
 
 @Suite struct FlagsTests {
-    @Test(arguments: [
-        (0, 1, 0, 1), (1, 0, 1, 0), (3, 4, 1, 6), (5, 0, 0, 5), (0, 0, 2, 0), (2, 2, 2, 2), (Int32.max, 0, 1, Int32.max - 1),
-    ] as [(Int32, Int32, Int32, Int32)])
+    @Test(
+        arguments: [
+            (0, 1, 0, 1), (1, 0, 1, 0), (3, 4, 1, 6), (5, 0, 0, 5), (0, 0, 2, 0), (2, 2, 2, 2),
+            (Int32.max, 0, 1, Int32.max - 1),
+        ] as [(Int32, Int32, Int32, Int32)])
     func `An event sets and clears bits, and a bit in both masks ends set`(
         before: Int32, set: Int32, clear: Int32, after: Int32
     ) {

@@ -39,7 +39,8 @@ struct RedisFailure: Error, CustomStringConvertible {
 /// A redis-server of the test's own in a temporary directory, reached over its socket; stopped when released.
 final class RedisServer {
     private let process = Process()
-    private let directory = FileManager.default.temporaryDirectory.appending(path: "rx-redis-\(UUID().uuidString.prefix(8))")
+    private let directory = FileManager.default.temporaryDirectory
+        .appending(path: "rx-redis-\(UUID().uuidString.prefix(8))")
     private var connection: UnsafeMutablePointer<redisContext>?
 
     init(_ options: String...) async throws {

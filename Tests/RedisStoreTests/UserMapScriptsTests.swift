@@ -21,7 +21,8 @@ import Testing
     }
 
     func fill(
-        _ nonce: String, stamp: String = "00000000000000aa", floor: Int, state: String, _ fields: KeyValuePairs<Int, String>
+        _ nonce: String, stamp: String = "00000000000000aa", floor: Int, state: String,
+        _ fields: KeyValuePairs<Int, String>
     ) throws -> Reply {
         try run(.userMapFill, [stamp, nonce, "\(floor)", state] + fields.flatMap { ["\($0.key)", $0.value] })
     }
@@ -290,7 +291,9 @@ import Testing
     @Test func `A full Redis still takes what corrects a map`() throws {
         try redis("CONFIG", "SET", "maxmemory", "1")
         #expect(try redis("SET", "a", "b") == .error("OOM command not allowed when used memory > 'maxmemory'."))
-        for script in Script.allCases { #expect(try run(script, try #require(Self.arguments[script])) == Self.success[script]) }
+        for script in Script.allCases {
+            #expect(try run(script, try #require(Self.arguments[script])) == Self.success[script])
+        }
         #expect(try fields() == ["1": "3:2:101"])
     }
 

@@ -1,7 +1,7 @@
 import CLua
 import RedisStore
 
-/// `model.lua` in a Lua of its own, with the scripts as Redis gets them.
+/// The model of `Model/` in a Lua of its own, with the scripts as Redis gets them.
 final class Model {
     /// A rule switched off: the line of a script that ends in `-- rule: <name>`, or a step of the model done wrongly.
     enum Omission: Hashable, Sendable {
@@ -12,6 +12,12 @@ final class Model {
     struct Failure: Error, CustomStringConvertible {
         var description: String
     }
+
+    private static let parts = [
+        ("redis.lua", PackageResources.redis_lua), ("postgres.lua", PackageResources.postgres_lua),
+        ("agent.lua", PackageResources.agent_lua), ("reader.lua", PackageResources.reader_lua),
+        ("schedule.lua", PackageResources.schedule_lua),
+    ]
 
     private let lua: OpaquePointer
 
@@ -37,16 +43,20 @@ final class Model {
         }
         lua_setfield(lua, LUA_GLOBALSINDEX, "off")
 
-        guard luaL_loadstring(lua, String(decoding: PackageResources.model_lua, as: UTF8.self)) == 0,
-            lua_pcall(lua, 0, 0, 0) == 0
-        else { throw Failure(description: "model.lua: \(Self.string(lua, -1))") }
+        for (name, text) in Self.parts {
+            let isLoaded = text.withUnsafeBytes { bytes in
+                luaL_loadbuffer(lua, bytes.bindMemory(to: CChar.self).baseAddress, bytes.count, "=\(name)") == 0
+            }
+            guard isLoaded, lua_pcall(lua, 0, 0, 0) == 0 else { throw Failure(description: Self.string(lua, -1)) }
+        }
     }
 
     deinit { lua_close(lua) }
 
     /// The script without its first line, which is for Redis, and without the line of the rule.
     static func text(of script: Script, without omission: Omission? = nil) -> String {
-        var lines = String(decoding: script.source, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false)
+        var lines = String(decoding: script.source, as: UTF8.self).split(
+            separator: "\n", omittingEmptySubsequences: false)
         lines[0] = ""
         if case .line(let rule) = omission { lines.removeAll { $0.hasSuffix("-- rule: \(rule)") } }
         return lines.joined(separator: "\n")

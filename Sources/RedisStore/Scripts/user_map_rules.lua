@@ -1,6 +1,5 @@
--- The rules of the user map (docs/internals.md), put before the body of each script. Pure but for `read`: they see texts and
--- numbers and never Redis, so that the property test runs these very lines. A line that ends in `-- rule: <name>` is one that
--- the test takes away to prove that it is needed.
+-- The rules of the user map (docs/internals.md), put before each script: pure functions of texts and numbers. A line
+-- with a comment "rule" at its end is one that the property test takes away to prove that it is needed.
 
 local band = bit.band
 
@@ -26,8 +25,9 @@ local function format_marker(marker)
         marker.filled, marker.touched, marker.lease)
 end
 
--- A field is its flags, whether the flags of the kinds without a mark are known, and the marks: mask, version, mask, version, …
--- with masks that do not overlap. An absent field (or one that cannot be read) is none in a complete map, unknown in any other.
+-- A field is its flags, whether the flags of the kinds without a mark are known, and the marks: mask, version, mask,
+-- version and so on, with masks that do not overlap. An absent field is none in a complete map and unknown in any
+-- other; one that cannot be parsed is unknown.
 local function parse_field(text, state)
     local unknown, flags, marks = string.match(text or '', '^(%??)(%d+)([%d:]*)$')
     local field = { flags = tonumber(flags) or 0, known = unknown == '' }
@@ -40,18 +40,18 @@ local function parse_field(text, state)
     return field
 end
 
--- Marks at or below the floor say nothing more about a known field.
+-- Marks at or below the floor say no more about a known field. A `?` field keeps them for a fill that is on its way.
 local function format_field(field, floor)
     local text = string.format(field.known and '%.0f' or '?%.0f', field.flags)
     for i = 1, #field, 2 do
-        if field[i + 1] > floor or not field.known then
-            text = string.format('%s:%.0f:%.0f', text, field[i], field[i + 1])
-        end
+        local is_news = field[i + 1] > floor
+        if not field.known then is_news = true end  -- rule: marks of the unknown
+        if is_news then text = string.format('%s:%.0f:%.0f', text, field[i], field[i + 1]) end
     end
     return text
 end
 
--- Gives the kinds of `mask` the values they have in `flags`, as of `version`. A kind that has a newer mark keeps its value.
+-- Gives the kinds of `mask` the values they have in `flags`, as of `version`. A kind with a newer mark keeps its value.
 local function assign(field, mask, flags, version)
     local kept = {}
     for i = 1, #field, 2 do
@@ -71,16 +71,17 @@ local function assign(field, mask, flags, version)
     field.flags = field.flags - band(field.flags, mask) + band(flags, mask)
 end
 
--- One event. What is at or below the floor is in the field, or was offered to it, already. A bit in both masks ends set.
+-- One event. What is at or below the floor is in the field or was offered to it already. A bit in both masks ends set.
 local function apply(field, set, clear, version, floor)
     if version <= floor then return end  -- rule: floor of an apply
     assign(field, set + clear - band(set, clear), set, version)
 end
 
--- The field after a fill: the side that is known up to the higher floor, under the marks of the other side above that floor.
+-- The field after a fill: the side that is known as of the higher floor, under the other side's marks above that floor.
 local function merge(old, old_floor, new, new_floor)
     local base, other, floor = new, old, new_floor
-    if old.known and old_floor > new_floor then base, other, floor = old, new, old_floor end  -- rule: older fill
+    local is_older = old.known and old_floor > new_floor
+    if is_older then base, other, floor = old, new, old_floor end  -- rule: older fill
     for i = 1, #other, 2 do
         local version = other[i + 1]
         if version <= floor then version = nil end  -- rule: floor of a fill

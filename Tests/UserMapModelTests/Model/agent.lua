@@ -1,0 +1,133 @@
+-- The agent: batches, applying, ClickHouse, the floor; and whatever it, writers or its predecessors send too late.
+
+function add_agent(world)
+    local random, chance = world.random, world.chance
+    local batches, late = {}, {}
+    local done = { applied = 0, confirmed = 0, finished = 0 }  -- how many of the batches: each step goes in order
+    local seen, epoch_seen
+
+    world.forming = nil  -- the transaction that forms a batch
+    world.archive = {}   -- slot → {version, value}: ClickHouse
+    world.offered = {}   -- slot → newest version that Redis was offered by the agent
+    for name in pairs(world.history) do world.offered[name] = 0 end
+
+    function world.apply(events, stamp)
+        if #events == 0 then return end
+        local arguments = { stamp }
+        for _, event in ipairs(events) do
+            arguments[#arguments + 1] = decimal(event.entity)
+            arguments[#arguments + 1] = decimal(event.set)
+            arguments[#arguments + 1] = decimal(event.clear)
+            arguments[#arguments + 1] = decimal(event.version)
+        end
+        redis.run('apply', arguments)
+    end
+
+    function world.send_later(events, stamp)
+        late[#late + 1] = { events = events, stamp = chance(2) and stamp or nil }
+    end
+
+    function world.apply_late()
+        if #late == 0 then return false end
+        local one = table.remove(late, random(#late))
+        world.apply(one.events, one.stamp or world.stamp(world.epoch))
+        return true
+    end
+
+    -- Forming a batch takes two steps: the sequence and an xid; snapshot and commit.
+    function world.look()
+        if world.forming then return end
+        seen, epoch_seen = world.last_version, world.epoch
+        world.forming = world.begin()
+    end
+
+    function world.form()
+        if not world.forming then return end
+        local batch = {
+            seen = seen, xid = world.forming.xid, snapshot = world.snapshot(), events = {}, epoch = world.epoch,
+        }
+        if off['epoch after the snapshot'] then batch.epoch = epoch_seen end
+        local previous = batches[#batches] and batches[#batches].snapshot.commits or 0
+        for commit = previous + 1, batch.snapshot.commits do
+            for _, event in ipairs(world.commits[commit]) do batch.events[#batch.events + 1] = event end
+        end
+        table.sort(batch.events, function(a, b) return a.version < b.version end)
+        batches[#batches + 1] = batch
+        world.flush()
+        world.complete(world.forming)
+        world.forming = nil
+    end
+
+    function world.newest_seen() return batches[#batches] and batches[#batches].seen or 0 end
+
+    local function mark_applied(batch)
+        done.applied = done.applied + 1
+        for _, event in ipairs(batch.events) do
+            each_kind(event, function(name) world.offered[name] = math.max(world.offered[name], event.version) end)
+        end
+    end
+
+    -- Offers a batch to Redis; sometimes dies before it has noted that, sometimes another copy is under way.
+    function world.offer()
+        local batch = batches[done.applied + 1]
+        if not batch then return false end
+        local epoch = batch.epoch
+        if chance(2) and not off['epoch after the snapshot'] then epoch = world.epoch end
+        world.apply(batch.events, world.stamp(epoch))
+        if chance(3) then world.send_later(batch.events, world.stamp(epoch)) end
+        if not chance(4) then mark_applied(batch) end
+        return true
+    end
+
+    -- Could not apply for too long.
+    function world.give_up()
+        local batch = batches[done.applied + 1]
+        if not batch then return end
+        world.raise()
+        mark_applied(batch)
+    end
+
+    function world.confirm()
+        local batch = batches[done.confirmed + 1]
+        if not batch then return false end
+        done.confirmed = done.confirmed + 1
+        for _, event in ipairs(batch.events) do
+            each_kind(event, function(name, value)
+                local archived = world.archive[name]
+                if not archived or archived.version < event.version then
+                    world.archive[name] = { version = event.version, value = value }
+                end
+            end)
+        end
+        return true
+    end
+
+    function world.finish_batch()
+        if done.finished == math.min(done.applied, done.confirmed) then return false end
+        done.finished = done.finished + 1
+        local xmin = batches[done.finished].snapshot.xmin
+        for i = done.finished, 1, -1 do
+            local is_past = batches[i].xid < xmin
+            if off['bound of the floor'] then is_past = batches[i].snapshot.xmax <= xmin end
+            if is_past then
+                world.floor = math.max(world.floor, batches[i].seen)
+                break
+            end
+        end
+        return true
+    end
+
+    function world.progress() return world.offer() or world.confirm() or world.finish_batch() end
+
+    -- All steps in a row; an empty batch now and then lifts the floor.
+    function world.mirror()
+        local newest = batches[#batches]
+        if newest and newest.snapshot.commits == #world.commits and chance(2) then return end
+        world.look()
+        world.form()
+        while world.progress() do end
+    end
+
+    function world.is_mirrored() return done.finished == #batches end
+    function world.is_quiet() return #late == 0 end
+end
