@@ -33,8 +33,9 @@ CREATE TABLE entity_type (
     CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase IN ('native', 'detached')))
 );
 
+-- No foreign key: a parallel pg_restore loads an extension's tables in any order.
 CREATE TABLE kind (
-    type_id smallint NOT NULL REFERENCES entity_type ON DELETE CASCADE,
+    type_id smallint NOT NULL,
     kind    text NOT NULL CHECK (kind ~ '^[A-Za-z][A-Za-z0-9_]{0,47}$'),
     flag    integer NOT NULL CHECK (flag > 0 AND flag & (flag - 1) = 0),
     PRIMARY KEY (type_id, kind),
@@ -52,11 +53,14 @@ CREATE TABLE phase_log (
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Several rows of one generation come from transactions that wrote their first events at the same time.
 CREATE TABLE _generation (
-    generation        smallint PRIMARY KEY CHECK (generation BETWEEN 0 AND 511),
+    generation        smallint NOT NULL CHECK (generation BETWEEN 0 AND 511),
     system_identifier bigint NOT NULL,
     timeline          bigint NOT NULL,
-    raised_at         timestamptz NOT NULL DEFAULT clock_timestamp()
+    raised_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    raised_by         xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (generation, raised_by)
 );
 
 -- The outbox: written in the transaction of the reaction, read by the agent and on cache misses. --------------------------------

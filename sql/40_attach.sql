@@ -278,6 +278,9 @@ BEGIN
     of_type := reactions._reattach($2, $7, $8);
     IF of_type IS NULL THEN
         of_type := reactions._insert_entity_type($2, $7, $8, $12, $13, $14);
+    ELSIF $12 IS NOT NULL OR $13 IS NOT NULL THEN
+        PERFORM reactions._refuse(format('entity type "%s" keeps the key templates that it had before it was detached', $2),
+            'Leave user_map_key and entity_key out, or attach the table under another name.', 'invalid_parameter_value');
     END IF;
     SELECT array_agg(l) INTO labels
         FROM reactions._unmapped_labels($1, $5, $9,

@@ -70,6 +70,7 @@ struct Stack {
             clickhouse:
               url: "\(clickHouse.url)"
               database: "\(clickHouseDatabase)"
+              timeout: 2s
               user: "\(clickHouse.user)"
               password: "\(clickHouse.password)"
 

@@ -88,8 +88,8 @@ import Testing
         try session.execute("SET statement_timeout = 0")
         for (call, expected) in [("pg_cancel_backend", "57014"), ("pg_terminate_backend", "57P01")] {
             let pid = session.backendPID
-            // Safe because: the session is used by this task alone until the task has ended.
-            let finished = Task.detached {
+            // Safe because: the session is used by this thread alone until it has ended.
+            async let finished = onThread {
                 let state = self.sqlstate(session, read)
                 return (state, ContinuousClock.now)
             }
@@ -98,7 +98,7 @@ import Testing
             }
             let called = ContinuousClock.now
             try control.execute("SELECT \(call)(\(pid))")
-            let (state, ended) = await finished.value
+            let (state, ended) = await finished
             #expect(state == expected)
             #expect(ended - called < .milliseconds(100))
         }

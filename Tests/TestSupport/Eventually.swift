@@ -1,3 +1,5 @@
+import Foundation
+
 /// Polls until the condition holds, and throws if it does not within the limit. The only way a test waits.
 public func eventually(
     within limit: Duration = .seconds(20), _ what: String = "the condition", fileID: StaticString = #fileID,
@@ -31,4 +33,11 @@ public actor Shared<Value: Sendable> {
 /// A name that no other test of any process uses: a database's, or the prefix of keys. Lower case, valid unquoted in SQL.
 public func uniqueName(_ prefix: String = "test") -> String {
     prefix + "_" + String(UInt64.random(in: 0...UInt64.max), radix: 36)
+}
+
+/// Runs a call that blocks for long on a thread of its own: the threads of Swift's pool are as few as the cores.
+public func onThread<Value: Sendable>(_ body: @escaping @Sendable () -> Value) async -> Value {
+    await withCheckedContinuation { continuation in
+        Thread.detachNewThread { continuation.resume(returning: body()) }
+    }
 }

@@ -4,15 +4,17 @@
  * Three rotating tables of one shape; the agent truncates one when everything in it is finished. Insert-only, so there is nothing to
  * lock but the relation. Which table is current is a hint: readers and the agent look at all three.
  *
- * A version is generation · 2^44 + sequence number. The generation belongs to one (system identifier, timeline), as in
- * catalog_system_identifier: the first event after a failover, a point-in-time recovery or a restore adds a row to
- * reactions._generation, under ShareRowExclusiveLock on it. Until that transaction ends, other first events wait; it happens once per failover.
+ * A version is generation · 2^44 + sequence number. The generation belongs to one (installation, timeline) of the server: the first
+ * event after a failover, a point-in-time recovery or a restore raises it by a row in reactions._generation. Nobody waits for that: until
+ * one of them has committed, every writing transaction adds a row of the same number, which they all find in the same way. (A lock, or a
+ * unique number, would have everybody wait for the first of them, and that may be prepared and left.)
  */
 #include "outbox.h"
 
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/indexing.h"
@@ -97,11 +99,14 @@ newest_generation(Oid relation_id, TimeLineID timeline, bool *ours)
 		bool		is_null;
 		int64		generation = DatumGetInt16(slot_getattr(slot, 1, &is_null));
 
-		if (generation <= newest)
+		if (generation < newest)
 			continue;
+		if (generation > newest)
+			*ours = false;
 		newest = generation;
-		*ours = DatumGetInt64(slot_getattr(slot, 2, &is_null)) == (int64) catalog_system_identifier() &&
-			DatumGetInt64(slot_getattr(slot, 3, &is_null)) == (int64) timeline;
+		if (DatumGetInt64(slot_getattr(slot, 2, &is_null)) == (int64) catalog_system_identifier() &&
+			DatumGetInt64(slot_getattr(slot, 3, &is_null)) == (int64) timeline)
+			*ours = true;
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -114,13 +119,14 @@ static void
 insert_generation(Oid relation_id, int64 generation, TimeLineID timeline)
 {
 	Relation	relation = table_open(relation_id, RowExclusiveLock);
-	Datum		values[4];
-	bool		nulls[4] = {false};
+	Datum		values[5];
+	bool		nulls[5] = {false};
 
 	values[0] = Int16GetDatum((int16) generation);
 	values[1] = Int64GetDatum((int64) catalog_system_identifier());
 	values[2] = Int64GetDatum((int64) timeline);
 	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[4] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	CatalogTupleInsert(relation, heap_form_tuple(RelationGetDescr(relation), values, nulls));
 	table_close(relation, NoLock);
 	CommandCounterIncrement();
@@ -140,22 +146,20 @@ current_generation(void)
 	generation = newest_generation(relation_id, timeline, &ours);
 	if (!ours)
 	{
-		LockRelationOid(relation_id, ShareRowExclusiveLock);
-		generation = newest_generation(relation_id, timeline, &ours);
-		if (!ours)
-		{
-			/* Generation 0 is left out: version 0 means "before everything". */
-			generation = Max(generation + 1, 1);
-			if (generation > MAXIMUM_GENERATION)
-				ereport(ERROR,
-						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						 errmsg("pg_reactions has used up its %d generations", MAXIMUM_GENERATION),
-						 errdetail("Every failover, point-in-time recovery and restore uses one."),
-						 errhint("Dump, drop and recreate the extension and mirror into a new ClickHouse database.")));
-			insert_generation(relation_id, generation, timeline);
-			/* Not remembered: this transaction may yet be rolled back. */
-			return generation;
-		}
+		/*
+		 * Generation 0 is left out: version 0 means "before everything". At least the timeline's number, which a point-in-time recovery to
+		 * before a generation was raised does not give out again.
+		 */
+		generation = Max(Max(generation + 1, 1), (int64) timeline);
+		if (generation > MAXIMUM_GENERATION)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("pg_reactions has used up its %d generations", MAXIMUM_GENERATION),
+					 errdetail("Every failover, point-in-time recovery and restore uses one."),
+					 errhint("Dump, drop and recreate the extension and mirror into a new ClickHouse database.")));
+		insert_generation(relation_id, generation, timeline);
+		/* Not remembered: this transaction may yet be rolled back. */
+		return generation;
 	}
 	known_generation = generation;
 	known_timeline = timeline;
@@ -312,6 +316,7 @@ append_row(OutboxRow **rows, size_t *count, size_t *capacity, HeapTuple tuple, T
 	row->event.set_mask = DatumGetInt32(FIELD(ATTR_SET_MASK));
 	row->event.clear_mask = DatumGetInt32(FIELD(ATTR_CLEAR_MASK));
 	row->delta_known = DatumGetBool(FIELD(ATTR_DELTA_KNOWN));
+	row->commit_record = TransactionIdGetCommitLSN(HeapTupleHeaderGetXmin(tuple->t_data));
 #undef FIELD
 }
 

@@ -4,6 +4,8 @@
 
 #include "catalog.h"
 
+#include "access/xlogdefs.h"
+
 #define SCOPE_REACTION 'r'
 #define SCOPE_TYPE 't'
 
@@ -40,6 +42,7 @@ typedef struct OutboxRow
 {
 	rx_event	event;
 	bool		delta_known;
+	XLogRecPtr	commit_record;	/* at or after the end of it; invalid if the commit was synchronous */
 } OutboxRow;
 
 typedef enum OutboxVisibility

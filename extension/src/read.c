@@ -32,6 +32,28 @@ typedef struct TruthQuestion
 	bool		from_table;
 } TruthQuestion;
 
+/* Whether what is read may be put into the cache: only if no snapshot that is used can hold something uncommitted or old. */
+static bool
+may_fill(void)
+{
+	return !RecoveryInProgress() && !IsInParallelMode() && !TransactionIdIsValid(GetTopTransactionIdIfAny());
+}
+
+/*
+ * Makes sure that the events survive a crash. With synchronous_commit = off a commit is visible before it is flushed; a cache filled
+ * with it would keep it when the crash takes it back.
+ */
+static void
+flush_commits(const OutboxRow *rows, size_t count)
+{
+	XLogRecPtr	latest = InvalidXLogRecPtr;
+
+	for (size_t i = 0; i < count; i++)
+		latest = Max(latest, rows[i].commit_record);
+	if (latest != InvalidXLogRecPtr && XLogNeedsFlush(latest))
+		XLogFlush(latest);
+}
+
 static void
 give_truth(rx_exchange *exchange, void *context)
 {
@@ -59,6 +81,8 @@ give_truth(rx_exchange *exchange, void *context)
 	}
 	UnregisterSnapshot(snapshot);
 	outbox_unlock();
+	if (may_fill())
+		flush_commits(rows, truth.outbox_count);
 
 	events = MemoryContextAllocHuge(local, Max(truth.outbox_count, 1) * sizeof(rx_event));
 	for (size_t i = 0; i < truth.outbox_count; i++)
@@ -72,13 +96,6 @@ give_truth(rx_exchange *exchange, void *context)
 
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(local);
-}
-
-/* Whether what is read may be put into the cache: only if no snapshot that is used can hold something uncommitted or old. */
-static bool
-may_fill(void)
-{
-	return !RecoveryInProgress() && !IsInParallelMode() && !TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
 
 /*

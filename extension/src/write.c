@@ -28,18 +28,31 @@ typedef struct PartialFlags
 	int32		flags;
 } PartialFlags;
 
-/* What committed and own events in the outbox say of the reaction. The key lock is held: nothing can be added meanwhile. */
+/*
+ * What committed and own events in the outbox say of the reaction. The key lock is held: nothing can be added meanwhile. Events at or
+ * below the floor are left out: a newer one of the same kind may have been truncated before them.
+ */
 static PartialFlags
 flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)
 {
+	Snapshot	snapshot;
+	int64		floor;
 	size_t		count;
-	OutboxRow  *rows = outbox_scan(type, user_id, &entity_id, OUTBOX_CURRENT, NULL, &count);
+	OutboxRow  *rows;
 	PartialFlags result = {0, 0};
 
+	outbox_lock();
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	floor = outbox_floor(snapshot);
+	UnregisterSnapshot(snapshot);
+	rows = outbox_scan(type, user_id, &entity_id, OUTBOX_CURRENT, NULL, &count);
+	outbox_unlock();
 	if (count > 1)
 		qsort(rows, count, sizeof(OutboxRow), outbox_row_compare);
 	for (size_t i = 0; i < count; i++)
 	{
+		if (rows[i].event.version <= floor)
+			continue;
 		result.known |= rows[i].event.set_mask | rows[i].event.clear_mask;
 		result.flags = (result.flags & ~rows[i].event.clear_mask) | rows[i].event.set_mask;
 	}
