@@ -24,7 +24,8 @@ let backend: [SwiftSetting] =
 /// Settings of the agent and the tests.
 let agent: [SwiftSetting] =
     shared + [
-        .enableUpcomingFeature("NonisolatedNonsendingByDefault")  // SE-0461: async functions run on their caller's executor
+        // SE-0461: async functions run on their caller's executor
+        .enableUpcomingFeature("NonisolatedNonsendingByDefault")
     ]
 
 let package = Package(
