@@ -92,6 +92,11 @@ func rx_page_begin(
 // MARK: Applying at commit
 
 @c @implementation
+func rx_open_begin() -> OpaquePointer? {
+    lend { session throws(Failure) in OpenExchange(session) }
+}
+
+@c @implementation
 func rx_apply_prepare(_ type: UnsafePointer<rx_type>?, _ events: UnsafePointer<rx_event>?, _ count: Int) -> Int {
     entry { session in
         let events = UnsafeBufferPointer(start: events, count: events == nil ? 0 : max(count, 0))

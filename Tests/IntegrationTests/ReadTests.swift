@@ -98,6 +98,28 @@ import Testing
         #expect(try other.value("SELECT reactions.flags(4, 1)") == "0")
     }
 
+    @Test("a session that has just connected sees what it has written, without the agent")
+    func readYourWrites() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute(prismaTable)
+        try session.execute(
+            """
+            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
+                phase => 'switch_reads', unknown_kinds => 'skip')
+            """)
+        #expect(try session.value("SELECT reactions.flags(9, 1)") == "0")
+        for (entity, kind, flag) in [(1, "Like", "1"), (2, "Heart", "2"), (3, "Cry", "8")] {
+            let fresh = try stack.connect()
+            try fresh.execute(
+                """
+                INSERT INTO "ImageReaction" ("imageId", "userId", reaction) VALUES (\(entity), 9, '\(kind)')
+                """)
+            #expect(try fresh.value("SELECT reactions.flags(9, \(entity))") == flag)
+            #expect(try session.value("SELECT reactions.flags(9, \(entity))") == flag)
+        }
+    }
+
     @Test("a user with more reactions than a map holds is read by ids and by pages")
     func partialMap() async throws {
         let stack = try await Stack.make()

@@ -152,58 +152,63 @@ secret_line(const char *text, const char *key)
 	return "";
 }
 
-/* The secrets file's text, palloc'd; "" if the setting is empty. */
+/* The secrets file's text, palloc'd; "" if the setting is empty. Below ERROR a failure is NULL. */
 static char *
-read_secrets(void)
+read_secrets(int level)
 {
 	const off_t limit = 64 * 1024;
 	struct stat status;
 	char	   *text;
 	int			fd;
-	ssize_t		length;
+	ssize_t		length = -1;
 
 	if (secrets_file == NULL || secrets_file[0] == '\0')
 		return "";
 	fd = OpenTransientFile(secrets_file, O_RDONLY | PG_BINARY);
-	if (fd < 0)
-		ereport(ERROR,
+	if (fd < 0 || fstat(fd, &status) != 0)
+	{
+		ereport(level,
 				(errcode_for_file_access(),
 				 errmsg("could not open reactions.secrets_file \"%s\": %m", secrets_file)));
-	if (fstat(fd, &status) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not stat reactions.secrets_file \"%s\": %m", secrets_file)));
+		if (fd >= 0)
+			CloseTransientFile(fd);
+		return NULL;
+	}
 	if (!S_ISREG(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != 0) ||
-		(status.st_mode & (S_IRWXG | S_IRWXO)) != 0)
-		ereport(ERROR,
+		(status.st_mode & (S_IRWXG | S_IRWXO)) != 0 || status.st_size > limit)
+	{
+		ereport(level,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("reactions.secrets_file \"%s\" can be read by others", secrets_file),
-				 errhint("Make it a regular file of the server's user with mode 0600.")));
-	if (status.st_size > limit)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("reactions.secrets_file \"%s\" is too large", secrets_file)));
+				 errmsg("reactions.secrets_file \"%s\" can be read by others or is no file of secrets", secrets_file),
+				 errhint("Make it a regular file of the server's user with mode 0600 and a few lines.")));
+		CloseTransientFile(fd);
+		return NULL;
+	}
 	text = palloc(status.st_size + 1);
 	length = read(fd, text, status.st_size);
 	if (length < 0)
-		ereport(ERROR,
+		ereport(level,
 				(errcode_for_file_access(),
 				 errmsg("could not read reactions.secrets_file \"%s\": %m", secrets_file)));
-	text[length] = '\0';
 	CloseTransientFile(fd);
+	if (length < 0)
+		return NULL;
+	text[length] = '\0';
 	return text;
 }
 
-void
-guc_configure(void)
+static bool
+configure(int level)
 {
 	rx_settings settings;
 	char	   *secrets;
 
 	if (configured && configured_at_reload == PgReloadTime)
-		return;
+		return true;
 
-	secrets = read_secrets();
+	secrets = read_secrets(level);
+	if (secrets == NULL)
+		return false;
 	memset(&settings, 0, sizeof(settings));
 	settings.redis_url = redis_url;
 	settings.redis_user = redis_user;
@@ -221,4 +226,17 @@ guc_configure(void)
 	rx_configure(&settings);
 	configured = true;
 	configured_at_reload = PgReloadTime;
+	return true;
+}
+
+void
+guc_configure(void)
+{
+	(void) configure(ERROR);
+}
+
+bool
+guc_try_configure(void)
+{
+	return configure(DEBUG1);
 }

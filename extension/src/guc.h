@@ -17,7 +17,10 @@ extern bool apply_at_commit;
 
 extern void guc_init(void);
 
-/* Passes the settings and secrets to the Swift half if anything changed since the last call. May raise. */
+/* Passes the settings and secrets to the Swift half if anything changed since the last call. Raises if the secrets cannot be read. */
 extern void guc_configure(void);
+
+/* The same, but returns false instead: a write does not need Redis. */
+extern bool guc_try_configure(void);
 
 #endif							/* PG_REACTIONS_GUC_H */

@@ -172,7 +172,6 @@ with_event(int32 flags, const rx_event *event)
 static void
 begin_request(rx_read_request *request, ReactionType *type, int64 user_id)
 {
-	guc_configure();
 	memset(request, 0, sizeof(*request));
 	request->type = catalog_boundary(type);
 	request->user_id = user_id;
@@ -227,6 +226,7 @@ read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t
 		read_table_entities(type, user_id, entity_ids, count, flags);
 		return true;
 	}
+	guc_configure();
 	begin_request(&request, type, user_id);
 	request.entity_ids = entity_ids;
 	request.entity_count = count;
@@ -304,6 +304,7 @@ read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *
 		shmem_count(COUNTER_TABLE_READS, 1);
 		return true;
 	}
+	guc_configure();
 	begin_request(&request, type, user_id);
 	request.whole_map = true;
 	if (!run(rx_read_begin(&request), &question, result, error))
@@ -321,6 +322,8 @@ read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 	UserFlags	answer;
 	rx_error	error;
 
+	if (!guc_try_configure())
+		return -1;
 	begin_request(&request, type, user_id);
 	request.entity_ids = &entity_id;
 	request.entity_count = 1;

@@ -1,7 +1,8 @@
 /*
  * What happens around a commit.
  *
- * Before it (an error would still be harmless, but none is wanted): the apply is formatted, and the agent's bell is rung if it is asleep.
+ * Before it (an error would still be harmless, but none is wanted): Redis is connected to if need be, so that a session sees what it has
+ * just written; the apply is formatted, and the agent's bell is rung if it is asleep.
  * After it, in the COMMIT callback, which may not raise, cannot be cancelled and holds locks: what was formatted is sent with poll(2)
  * under one deadline for all keys, on a connection that is already open. Whatever does not get through is the agent's.
  *
@@ -23,6 +24,7 @@
 #include "access/xlog.h"
 #include "commands/async.h"
 #include "common/hashfn.h"
+#include "exchange.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -112,6 +114,32 @@ agent_is_asleep(void)
 	return false;
 }
 
+static void
+no_truth(rx_exchange *exchange, void *context)
+{
+}
+
+/* Waits for a connection to Redis, within its time-outs; without one the agent applies. May raise on a cancel. */
+static void
+connect_for_apply(void)
+{
+	rx_exchange *exchange;
+	rx_error	error;
+
+	if (!guc_try_configure())
+		return;
+	exchange = rx_open_begin();
+	PG_TRY();
+	{
+		(void) exchange_run(exchange, no_truth, NULL, &error);
+	}
+	PG_FINALLY();
+	{
+		rx_end(exchange);
+	}
+	PG_END_TRY();
+}
+
 /* Formats the apply, a type at a time, in the order of versions. */
 static void
 prepare_apply(void)
@@ -119,8 +147,9 @@ prepare_apply(void)
 	rx_event	events[REMEMBERED_EVENTS];
 	bool		taken[REMEMBERED_EVENTS] = {false};
 
-	if (!apply_at_commit || too_many)
+	if (!apply_at_commit || too_many || remembered_count == 0)
 		return;
+	connect_for_apply();
 	for (int first = 0; first < remembered_count; first++)
 	{
 		ReactionType *type;

@@ -231,6 +231,9 @@ rx_exchange *rx_page_begin(const rx_type *type, int64_t user_id, int32_t mask, i
 
 /* ---- applying at commit -------------------------------------------------------------------------------------------------- */
 
+/* Connects to Redis if there is no connection; without a result. To be run before rx_apply_prepare, which does not connect. */
+rx_exchange *rx_open_begin(void);
+
 /*
  * Formats the apply of the events (all of one type; in version order per key) onto the open Redis connection. Called before commit,
  * where failing is harmless. May be called once per type. Returns the number of events that are pending afterwards; 0 when there
