@@ -227,6 +227,26 @@ END
 $$;
 COMMENT ON FUNCTION _reattach(text, text, text) IS 'the id of a type that was detached, which keeps its kinds and keys';
 
+CREATE FUNCTION _table_owner_only() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = NEW.legacy_table), 'USAGE') THEN
+        PERFORM reactions._refuse(format('must be owner of table %s', NEW.legacy_table), NULL, 'insufficient_privilege');
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION _table_owner_only() IS
+    'trigger: the functions act on a type''s table as its owner, so nobody else may name the table or its columns';
+
+CREATE TRIGGER table_owner_only_insert BEFORE INSERT ON entity_type FOR EACH ROW WHEN (NEW.legacy_table IS NOT NULL)
+    EXECUTE FUNCTION _table_owner_only();
+CREATE TRIGGER table_owner_only_update
+    BEFORE UPDATE OF legacy_table, user_column, entity_column, kind_column, created_column, extra_values, kind_map ON entity_type
+    FOR EACH ROW WHEN (NEW.legacy_table IS NOT NULL)
+    EXECUTE FUNCTION _table_owner_only();
+
 CREATE FUNCTION attach(
     legacy_table regclass, entity_type text, user_column name, entity_column name, kind_column name,
     created_column name DEFAULT NULL, mode text DEFAULT 'multi', phase text DEFAULT 'attached',
@@ -321,6 +341,33 @@ $$;
 COMMENT ON FUNCTION attach(regclass, text, name, name, name, name, text, text, jsonb, text, jsonb, text, text, integer) IS
     'makes an entity type of an existing table and captures every change of it';
 
+CREATE FUNCTION _fence_out(of_table regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    pause double precision := 0.01;
+BEGIN
+    -- A writer has the table first and then the fence, or with the functions the other way round: waiting for both would meet one of
+    -- them in a deadlock, and whoever queues for the fence keeps every writer waiting behind it. So both are tried shortly, and given
+    -- back together.
+    FOR attempt IN 1..100 LOOP
+        BEGIN
+            IF EXISTS (SELECT FROM pg_class WHERE oid = of_table) THEN
+                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', of_table);
+            END IF;
+            LOCK TABLE reactions.entity_type IN EXCLUSIVE MODE;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(pause);
+            pause := least(pause * 1.5, 0.2);
+        END;
+    END LOOP;
+    PERFORM reactions._refuse(format('writers of table %s did not leave a gap', of_table),
+        'Nothing was changed. Look for long transactions and prepared ones, and try again.', 'lock_not_available');
+END
+$$;
+COMMENT ON FUNCTION _fence_out(regclass) IS 'waits until no writer is between its statement and its commit, and keeps new ones out';
+
 CREATE FUNCTION detach(entity_type text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -337,8 +384,7 @@ BEGIN
             'Only a type whose table is complete can be detached.');
     END IF;
 
-    -- The fence: no writer is between its statement and its commit.
-    LOCK TABLE reactions.entity_type IN EXCLUSIVE MODE;
+    PERFORM reactions._fence_out(found.legacy_table);
     FOR trigger_name IN
         SELECT tgname FROM pg_trigger
         WHERE tgrelid = found.legacy_table AND tgname LIKE 'reactions\_capture\_%' AND NOT tgisinternal

@@ -68,11 +68,23 @@ import Testing
         try writer.execute("BEGIN; SELECT reactions.unreact(1, 10, 'Like')")
         let commit = try milliseconds { try writer.execute("COMMIT") }
         #expect(commit < 100, "the callback's own limit is 20 ms; took \(commit) ms")
+
+        // A session without a connection does not wait for one beyond the same limit either.
+        let fresh = try stack.connect()
+        try fresh.execute("SET reactions.redis_connect_timeout = '60s'; SET reactions.redis_timeout = '1ms'")
+        try fresh.execute("BEGIN; SELECT reactions.react(1, 10, 'Like')")
+        let first = try milliseconds { try fresh.execute("COMMIT") }
+        #expect(first < 100, "took \(first) ms")
     }
 
     @Test(
         "cancel, statement_timeout and termination act within a hanging read",
-        arguments: ["SELECT reactions.flags(1, 10)", "SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])"])
+        arguments: [
+            "SELECT reactions.flags(1, 10)", "SELECT * FROM reactions.flags_many(1, ARRAY[10, 11])",
+            "SELECT * FROM reactions.by_user(1)", "SELECT reactions.toggle(1, 12, 'Like')",
+            "SELECT reactions.react(1, 12, 'Like')", "SELECT reactions.invalidate('Image', 1)",
+            "SELECT * FROM reactions.doctor()",
+        ])
     func cancel(read: String) async throws {
         let redis = try await RedisServer.start()
         let (stack, session) = try await stack(redis: redis)

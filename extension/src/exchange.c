@@ -76,3 +76,23 @@ exchange_run(rx_exchange *exchange, TruthGiver giver, void *context, rx_error *e
 		CHECK_FOR_INTERRUPTS();
 	}
 }
+
+bool
+exchange_run_within(rx_exchange *exchange, int limit_ms)
+{
+	TimestampTz deadline = GetCurrentTimestamp() + limit_ms * INT64CONST(1000);
+	rx_ready	ready = RX_READY_NONE;
+
+	for (;;)
+	{
+		rx_wait		wait = rx_step(exchange, ready);
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+
+		if (wait.action != RX_WAIT_READ && wait.action != RX_WAIT_WRITE && wait.action != RX_WAIT_TIMER)
+			return wait.action == RX_DONE;
+		if (left <= 0)
+			return false;
+		wait.timeout_ms = Min(wait.timeout_ms, (int) left);
+		ready = wait_for(&wait);
+	}
+}

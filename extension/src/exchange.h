@@ -15,4 +15,7 @@ typedef void (*TruthGiver) (rx_exchange *exchange, void *context);
  */
 extern bool exchange_run(rx_exchange *exchange, TruthGiver giver, void *context, rx_error *error);
 
+/* The same for an exchange that wants no truth, given up after `limit_ms`. */
+extern bool exchange_run_within(rx_exchange *exchange, int limit_ms);
+
 #endif							/* PG_REACTIONS_EXCHANGE_H */

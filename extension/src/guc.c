@@ -156,7 +156,7 @@ secret_line(const char *text, const char *key)
 static char *
 read_secrets(int level)
 {
-	const off_t limit = 64 * 1024;
+	const size_t limit = 64 * 1024;
 	struct stat status;
 	char	   *text;
 	int			fd;
@@ -175,17 +175,17 @@ read_secrets(int level)
 		return NULL;
 	}
 	if (!S_ISREG(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != 0) ||
-		(status.st_mode & (S_IRWXG | S_IRWXO)) != 0 || status.st_size > limit)
+		(status.st_mode & (S_IRWXG | S_IRWXO)) != 0)
 	{
 		ereport(level,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("reactions.secrets_file \"%s\" can be read by others or is no file of secrets", secrets_file),
-				 errhint("Make it a regular file of the server's user with mode 0600 and a few lines.")));
+				 errmsg("reactions.secrets_file \"%s\" can be read by others", secrets_file),
+				 errhint("Make it a regular file of the server's user with mode 0600.")));
 		CloseTransientFile(fd);
 		return NULL;
 	}
-	text = palloc(status.st_size + 1);
-	length = read(fd, text, status.st_size);
+	text = palloc(limit + 1);
+	length = read(fd, text, limit);
 	if (length < 0)
 		ereport(level,
 				(errcode_for_file_access(),

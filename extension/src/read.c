@@ -169,6 +169,34 @@ with_event(int32 flags, const rx_event *event)
 	return (flags & ~event->clear_mask) | event->set_mask;
 }
 
+static int
+compare_entities(const void *left, const void *right)
+{
+	return compare_ids(*(const int64 *const *) left, *(const int64 *const *) right);
+}
+
+/* Applies own events, which are in version order, to the flags of the entities that were asked for. */
+static void
+lay_over(const int64 *entity_ids, size_t count, int32 *flags, const OutboxRow *own, size_t own_count)
+{
+	const int64 **places;
+
+	if (own_count == 0)
+		return;
+	places = palloc_array(const int64 *, count);
+	for (size_t i = 0; i < count; i++)
+		places[i] = &entity_ids[i];
+	qsort(places, count, sizeof(*places), compare_entities);
+	for (size_t i = 0; i < own_count; i++)
+	{
+		const int64 *wanted = &own[i].event.entity_id;
+		const int64 **place = bsearch(&wanted, places, count, sizeof(*places), compare_entities);
+
+		if (place != NULL)
+			flags[*place - entity_ids] = with_event(flags[*place - entity_ids], &own[i].event);
+	}
+}
+
 static void
 begin_request(rx_read_request *request, ReactionType *type, int64 user_id)
 {
@@ -232,13 +260,13 @@ read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t
 	request.entity_count = count;
 	if (!run(rx_read_begin(&request), &question, &answer, error))
 		return false;
+	if (answer.count != count)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("read of %zu entities was answered with %zu", count, answer.count)));
 	memcpy(flags, answer.flags, count * sizeof(int32));
-
 	own = own_events(type, user_id, &own_count);
-	for (size_t i = 0; i < own_count; i++)
-		for (size_t j = 0; j < count; j++)
-			if (entity_ids[j] == own[i].event.entity_id)
-				flags[j] = with_event(flags[j], &own[i].event);
+	lay_over(entity_ids, count, flags, own, own_count);
 	return true;
 }
 

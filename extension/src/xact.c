@@ -114,24 +114,21 @@ agent_is_asleep(void)
 	return false;
 }
 
-static void
-no_truth(rx_exchange *exchange, void *context)
-{
-}
-
-/* Waits for a connection to Redis, within its time-outs; without one the agent applies. May raise on a cancel. */
+/*
+ * Waits for a connection to Redis, no longer than the apply itself may take: statement_timeout is off by now, and locks are held.
+ * Without a connection the agent applies. May raise on a cancel.
+ */
 static void
 connect_for_apply(void)
 {
 	rx_exchange *exchange;
-	rx_error	error;
 
 	if (!guc_try_configure())
 		return;
 	exchange = rx_open_begin();
 	PG_TRY();
 	{
-		(void) exchange_run(exchange, no_truth, NULL, &error);
+		(void) exchange_run_within(exchange, commit_timeout_ms);
 	}
 	PG_FINALLY();
 	{

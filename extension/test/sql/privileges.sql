@@ -64,6 +64,14 @@ SELECT * FROM test.secret_reaction;
 RESET ROLE;
 \set VERBOSITY default
 
+-- Nobody but an owner may name a table that the functions would then act on as its owner.
+\set VERBOSITY sqlstate
+SET ROLE regress_admin;
+UPDATE reactions.entity_type SET legacy_table = 'pg_catalog.pg_authid', phase = 'attached' WHERE entity_type = 'Mine';
+UPDATE reactions.entity_type SET extra_values = '{"secret": 1}' WHERE entity_type = 'Private';
+RESET ROLE;
+\set VERBOSITY default
+
 -- Statements on the attached table run as its owner: what the caller may see or has put in the way does not matter.
 ALTER TABLE test.secret_reaction ENABLE ROW LEVEL SECURITY;
 SET ROLE regress_writer;
