@@ -68,6 +68,8 @@ actor Deliverer {
             progress.refusals.accepted()
         }
         guard progress.tally.matches(batch) else { throw OutboxDamage(batch: batch.number) }
+        // Now, not when Redis has it too: a restart of ClickHouse in between would not be seen to concern the batch.
+        if batch.events > 0 { try await source.confirm(batch.number) }
         return progress.lag
     }
 
@@ -164,7 +166,7 @@ actor Deliverer {
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
             let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
-            let batches = try await source.finishedBatches(confirmedBefore: confirmed)
+            let batches = try await source.batches(confirmedBefore: confirmed)
             if !batches.isEmpty {
                 logger.notice(
                     "verifying batches confirmed before ClickHouse started",

@@ -1,4 +1,5 @@
 import AgentTestSupport
+import Glibc
 import Logging
 import Pipeline
 import PostgresSource
@@ -13,12 +14,12 @@ import Testing
 private func withMirror(
     of database: OutboxDatabase, sink: MemorySink, cache: MemoryCache = MemoryCache(),
     limits: PostgresSource.BatchLimits = .init(), idle: Duration = .seconds(5),
-    _ body: (Metrics) async throws -> Void
+    redisGiveUp: Duration = .milliseconds(200), _ body: (Metrics) async throws -> Void
 ) async throws {
     let metrics = Metrics()
     var settings = MirrorService.Settings(
         mirror: Mirror.Settings(
-            idleBeforeSleep: idle, redisGiveUp: .milliseconds(200), shutdownTimeout: .seconds(5),
+            idleBeforeSleep: idle, redisGiveUp: redisGiveUp, shutdownTimeout: .seconds(5),
             longestBackoff: .milliseconds(50)),
         sinkTimeout: .milliseconds(100))
     settings.checksExtension = false
@@ -193,6 +194,26 @@ private func withMirror(
             sink.fail([SinkError(disposition: .retry, message: "restarting")])
             let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
             try await eventually { Set(sink.versions) == [first, second] }
+        }
+    }
+
+    @Test func whatARestartedClickHouseLostWhileRedisWasAwayIsSentAgain() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        cache.setFailing(true)
+        try await withMirror(of: database, sink: sink, cache: cache, redisGiveUp: .seconds(60)) { _ in
+            let first = try writer.writeEvent(user: 1, entity: 1, set: 1)
+            let confirmed = "SELECT count(*) FROM reactions._batch WHERE events > 0 AND confirmed_at IS NOT NULL"
+            try await eventually { try writer.value(confirmed) == "1" }
+            sink.restart(losing: [first], at: Int64(time(nil)))
+            sink.fail([SinkError(disposition: .retry, message: "restarting")])
+            let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { Set(sink.versions) == [first, second] }
+            #expect(
+                try writer.value("SELECT count(*) FROM reactions._batch WHERE events > 0 AND finished_at IS NULL")
+                    == "2")
         }
     }
 
