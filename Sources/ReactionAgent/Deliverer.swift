@@ -52,10 +52,9 @@ actor Deliverer {
 
     /// Sends what is not sent of the batch, and returns its lag when ClickHouse has confirmed all of it.
     func deliver(_ batch: Batch) async throws -> LagHistogram {
-        if progress?.batch != batch.number { progress = Progress(batch: batch.number) }
-        guard var progress else { return LagHistogram() }
-        defer { self.progress = progress }
         if batch.events > 0 { try await identify() }
+        var progress = progress.flatMap { $0.batch == batch.number ? $0 : nil } ?? Progress(batch: batch.number)
+        defer { self.progress = progress }
         if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
         while progress.tally.events < batch.events {
             try Task.checkCancellation()
@@ -165,6 +164,7 @@ actor Deliverer {
         if let identifiedAt, .now - identifiedAt < Self.identityInterval { return }
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
+            progress = nil
             let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
             let batches = try await source.batches(confirmedBefore: confirmed)
             if !batches.isEmpty {

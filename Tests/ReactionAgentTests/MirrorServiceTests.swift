@@ -217,6 +217,24 @@ private func withMirror(
         }
     }
 
+    @Test func aRestartedClickHouseGetsTheBatchUnderWayFromItsStart() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        var limits = PostgresSource.BatchLimits()
+        limits.chunkEvents = 1
+        try writer.execute("BEGIN")
+        let written = try (0..<3).map { try writer.writeEvent(user: Int64($0), entity: 1, set: 1) }
+        try writer.execute("COMMIT")
+        sink.leaveUnanswered(written[2])
+        try await withMirror(of: database, sink: sink, limits: limits) { metrics in
+            try await eventually { sink.versions == [written[0], written[1]] && !metrics.isReady }
+            sink.restart(losing: [written[0], written[1]], at: Int64(time(nil)))
+            sink.leaveUnanswered(nil)
+            try await eventually { sink.versions == written }
+        }
+    }
+
     @Test func theNextTermTakesUpWhereALostSessionLeftOff() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
