@@ -122,7 +122,20 @@ import Testing
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
         _ = mirror.shutdownRequested(now: .seconds(1))
+        _ = mirror.batchApplied(number(1), now: .seconds(1))
         let step = mirror.sendFailed(slowly: false, now: .seconds(2))
+        #expect(step.names == ["stop"])
+    }
+
+    @Test func shuttingDownGivesTheOtherServerWhatIsUnderWay() {
+        var mirror = mirror([makeBatch(1), makeBatch(2)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.shutdownRequested(now: .seconds(1))
+        var step = mirror.sendFailed(slowly: false, now: .seconds(2))
+        #expect(step.names == [])
+        step = mirror.batchApplied(number(1), now: .seconds(4))
+        #expect(step.names == ["apply 2"])
+        step = mirror.batchApplied(number(2), now: .seconds(5))
         #expect(step.names == ["stop"])
     }
 
