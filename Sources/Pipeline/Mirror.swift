@@ -139,6 +139,12 @@ public struct Mirror: Sendable {
         return [.raiseEpochs(types, through: last.batch.number)] + advance(now: now)
     }
 
+    /// After a while Redis is tried again, and if that fails, this.
+    public mutating func raiseFailed(now: Duration) -> [Action] {
+        applying.failed(now: now)
+        return advance(now: now)
+    }
+
     public mutating func epochsRaised(through number: BatchNumber, now: Duration) -> [Action] {
         applying.circumvented(now: now)
         markApplied(through: number)

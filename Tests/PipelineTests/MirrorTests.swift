@@ -101,6 +101,21 @@ import Testing
         #expect(step.names.contains("finish 1"))
     }
 
+    @Test func epochsThatCannotBeRaisedAreTriedAgainAfterAWhile() {
+        var mirror = mirror([makeBatch(1)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.applyFailed(now: .zero)
+        _ = mirror.timePassed(now: .seconds(1))
+        var step = mirror.applyFailed(now: .seconds(30))
+        #expect(step.names.contains("raise [1] through 1"))
+        step = mirror.raiseFailed(now: .seconds(31))
+        #expect(!step.names.contains("apply 1"))
+        step = mirror.timePassed(now: .seconds(32))
+        #expect(step.names.contains("apply 1"))
+        step = mirror.applyFailed(now: .seconds(32))
+        #expect(step.names.contains("raise [1] through 1"))
+    }
+
     @Test func shuttingDownFinishesWhatIsUnderWayAndFormsNothing() {
         var mirror = mirror()
         _ = mirror.timePassed(now: .zero)

@@ -164,6 +164,32 @@ private func withMirror(
         }
     }
 
+    @Test func aLockedTypeDoesNotKeepTheMirrorFromClickHouse() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let holder = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        cache.setFailing(true)
+        try holder.execute("BEGIN; UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE type_id = 1")
+        try await withMirror(of: database, sink: sink, cache: cache) { metrics in
+            try writer.writeEvent(user: 1, entity: 1, set: 1)
+            let waiting = """
+                SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reactiond' AND wait_event_type = 'Lock'
+                AND datname = current_database()
+                """
+            try await eventually { try writer.value(waiting) == "1" }
+            let last = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { sink.versions.contains(last) }
+            try holder.execute("COMMIT")
+            try await eventually {
+                try writer.value("SELECT floor FROM reactions._mirror").flatMap { Int64($0) } ?? 0 >= last
+            }
+            #expect(try writer.value("SELECT epoch > 1 FROM reactions.entity_type WHERE type_id = 1") == "t")
+            #expect(metrics.text().contains("reactiond_postgres_failures_total 0\n"))
+        }
+    }
+
     @Test func withoutClickHouseRedisStillGetsEverything() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
