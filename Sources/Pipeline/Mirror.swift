@@ -139,6 +139,12 @@ public struct Mirror: Sendable {
         return [.raiseEpochs(types, through: last.batch.number)] + advance(now: now)
     }
 
+    /// After a while Redis is tried again, and if that fails, this.
+    public mutating func raiseFailed(now: Duration) -> [Action] {
+        applying.failed(now: now)
+        return advance(now: now)
+    }
+
     public mutating func epochsRaised(through number: BatchNumber, now: Duration) -> [Action] {
         applying.circumvented(now: now)
         markApplied(through: number)
@@ -188,31 +194,37 @@ public struct Mirror: Sendable {
     /// Begins whatever can begin now.
     private mutating func advance(now: Duration) -> [Action] {
         guard state != .stopped else { return [] }
+        if case .draining(let deadline) = state, now >= deadline {
+            state = .stopped
+            return [.stop]
+        }
         var actions: [Action] = []
         if let entry = entries.first, entry.isApplied, let lag = entry.confirmedLag, !isFinishing {
             isFinishing = true
             actions.append(.finish(entry.batch, lag))
         }
-        if case .draining(let deadline) = state {
-            let isStuck = applying.nextAttempt != nil || sending.nextAttempt != nil
-            if entries.isEmpty || isStuck && !isFinishing || now >= deadline {
-                state = .stopped
-                return actions + [.stop]
-            }
-        }
-        if let entry = entries.first(where: { !$0.isApplied }), applying.isReady(now: now) {
+        if let entry = entries.first(where: { !$0.isApplied }), canBegin(applying, now: now) {
             applying.started()
             actions.append(.apply(entry.batch))
         }
-        if let entry = entries.first(where: { $0.confirmedLag == nil }), sending.isReady(now: now) {
+        if let entry = entries.first(where: { $0.confirmedLag == nil }), canBegin(sending, now: now) {
             sending.started()
             actions.append(.send(entry.batch))
+        }
+        if state != .running, !isFinishing, applying.state != .busy, sending.state != .busy {
+            state = .stopped
+            return [.stop]
         }
         if state == .running, let look = lookDue, now >= look {
             nextLook = nil
             actions.append(.look)
         }
         return actions + wait(now: now)
+    }
+
+    /// While draining no server that failed is tried again: only what the other one takes is still waited for.
+    private func canBegin(_ lane: Lane, now: Duration) -> Bool {
+        state == .running ? lane.isReady(now: now) : lane.state == .idle
     }
 
     /// When to look next: later while batches are under way.

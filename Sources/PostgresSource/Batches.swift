@@ -43,6 +43,15 @@ extension PostgresSource {
         return decoder.events.firstChunk()
     }
 
+    /// ClickHouse has confirmed the whole batch. Not durable at once, but before `finish` is: a batch without the mark is delivered again.
+    public func confirm(_ number: BatchNumber) throws(PostgresError) {
+        _ = try session.execute(
+            """
+            SET LOCAL synchronous_commit = off;
+            UPDATE reactions._batch SET confirmed_at = clock_timestamp() WHERE batch = \(number.rawValue)
+            """)
+    }
+
     /// The batch is in ClickHouse and in Redis: marks it and raises the floor as far as that shows.
     ///
     /// Not durable at once: after a crash the batch is delivered again, which changes nothing.
@@ -67,11 +76,10 @@ extension PostgresSource {
         }
     }
 
-    /// Finished batches that ClickHouse confirmed before the time, in order, with what is needed to read them again.
+    /// Batches that ClickHouse confirmed before the time, in order, finished or not, with what is needed to read them again.
     /// - Parameter time: microseconds since 1970-01-01 UTC.
-    public func finishedBatches(confirmedBefore time: Int64) throws(PostgresError) -> [Batch] {
-        try batches(where: "finished_at IS NOT NULL AND confirmed_at < to_timestamp(\(time / 1_000_000))")
-            .filter { $0.events > 0 }
+    public func batches(confirmedBefore time: Int64) throws(PostgresError) -> [Batch] {
+        try batches(where: "confirmed_at < to_timestamp(\(time / 1_000_000))").filter { $0.events > 0 }
     }
 
     func unfinishedBatches() throws(PostgresError) -> [Batch] {

@@ -170,10 +170,18 @@ public actor PostgresSource {
         _ = try session.waitForNotification(timeout: heartbeat)
     }
 
-    /// Makes every user map of the types absent.
-    public func raiseEpochs(_ types: Set<Int16>) throws(PostgresError) {
-        for type in types.sorted() {
-            _ = try session.query("SELECT reactions._raise_epoch($1::smallint)", ["\(type)"])
+    /// Makes every user map of the types absent. Returns false if another transaction holds the row of one of them, as one does that
+    /// truncates an attached table: the session waits for it only shortly, being the only one.
+    public func raiseEpochs(_ types: Set<Int16>) throws(PostgresError) -> Bool {
+        let session = try session
+        do throws(PostgresError) {
+            for type in types.sorted() {
+                _ = try session.execute(
+                    "SET LOCAL lock_timeout = '1s'; SELECT reactions._raise_epoch(\(type)::smallint)")
+            }
+            return true
+        } catch  where error.sqlState == "55P03" {
+            return false
         }
     }
 

@@ -52,10 +52,9 @@ actor Deliverer {
 
     /// Sends what is not sent of the batch, and returns its lag when ClickHouse has confirmed all of it.
     func deliver(_ batch: Batch) async throws -> LagHistogram {
-        if progress?.batch != batch.number { progress = Progress(batch: batch.number) }
-        guard var progress else { return LagHistogram() }
-        defer { self.progress = progress }
         if batch.events > 0 { try await identify() }
+        var progress = progress.flatMap { $0.batch == batch.number ? $0 : nil } ?? Progress(batch: batch.number)
+        defer { self.progress = progress }
         if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
         while progress.tally.events < batch.events {
             try Task.checkCancellation()
@@ -68,6 +67,8 @@ actor Deliverer {
             progress.refusals.accepted()
         }
         guard progress.tally.matches(batch) else { throw OutboxDamage(batch: batch.number) }
+        // Now, not when Redis has it too: a restart of ClickHouse in between would not be seen to concern the batch.
+        if batch.events > 0 { try await source.confirm(batch.number) }
         return progress.lag
     }
 
@@ -163,8 +164,9 @@ actor Deliverer {
         if let identifiedAt, .now - identifiedAt < Self.identityInterval { return }
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
+            progress = nil
             let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
-            let batches = try await source.finishedBatches(confirmedBefore: confirmed)
+            let batches = try await source.batches(confirmedBefore: confirmed)
             if !batches.isEmpty {
                 logger.notice(
                     "verifying batches confirmed before ClickHouse started",

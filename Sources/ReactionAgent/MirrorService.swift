@@ -167,7 +167,10 @@ struct Effects: Sendable {
             return { $0.bellHeard(now: $1) }
         case .apply(let batch): return try await apply(batch)
         case .raiseEpochs(let types, let through):
-            try await source.raiseEpochs(types)
+            guard try await source.raiseEpochs(types) else {
+                logger.warning("epochs not raised: a type's row is locked", metadata: ["types": "\(types.sorted())"])
+                return { $0.raiseFailed(now: $1) }
+            }
             metrics.update { $0.raisedEpochs += 1 }
             logger.warning("user maps made absent: Redis takes nothing", metadata: ["types": "\(types.sorted())"])
             return { $0.epochsRaised(through: through, now: $1) }

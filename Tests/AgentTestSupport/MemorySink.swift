@@ -11,6 +11,7 @@ public final class MemorySink: Sink {
         var startedAt: Int64 = 0
         var failures: [SinkError] = []
         var refused: Set<Version> = []
+        var unanswered: Version?
     }
 
     public struct Row: Sendable, Equatable {
@@ -32,6 +33,11 @@ public final class MemorySink: Sink {
 
     /// Every insert with this version is refused for its content.
     public func refuse(_ version: Int64) { state.withLock { _ = $0.refused.insert(Version(rawValue: version)) } }
+
+    /// No insert with this version is answered, until it is another one or none.
+    public func leaveUnanswered(_ version: Int64?) {
+        state.withLock { $0.unanswered = version.map(Version.init(rawValue:)) }
+    }
 
     /// The server starts anew without the rows of these versions.
     public func restart(losing versions: Set<Int64>, at time: Int64) {
@@ -59,6 +65,9 @@ public final class MemorySink: Sink {
         let failure = state.withLock { state -> SinkError? in
             if !state.failures.isEmpty { return state.failures.removeFirst() }
             state.inserts += 1
+            guard !chunk.events.contains(where: { $0.version == state.unanswered }) else {
+                return SinkError(disposition: .retry, message: "no answer")
+            }
             guard state.refused.isDisjoint(with: chunk.events.map(\.version)) else {
                 return SinkError(disposition: .rejectBatch, status: 400, code: 27, message: "refused")
             }

@@ -101,6 +101,21 @@ import Testing
         #expect(step.names.contains("finish 1"))
     }
 
+    @Test func epochsThatCannotBeRaisedAreTriedAgainAfterAWhile() {
+        var mirror = mirror([makeBatch(1)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.applyFailed(now: .zero)
+        _ = mirror.timePassed(now: .seconds(1))
+        var step = mirror.applyFailed(now: .seconds(30))
+        #expect(step.names.contains("raise [1] through 1"))
+        step = mirror.raiseFailed(now: .seconds(31))
+        #expect(!step.names.contains("apply 1"))
+        step = mirror.timePassed(now: .seconds(32))
+        #expect(step.names.contains("apply 1"))
+        step = mirror.applyFailed(now: .seconds(32))
+        #expect(step.names.contains("raise [1] through 1"))
+    }
+
     @Test func shuttingDownFinishesWhatIsUnderWayAndFormsNothing() {
         var mirror = mirror()
         _ = mirror.timePassed(now: .zero)
@@ -122,7 +137,20 @@ import Testing
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
         _ = mirror.shutdownRequested(now: .seconds(1))
+        _ = mirror.batchApplied(number(1), now: .seconds(1))
         let step = mirror.sendFailed(slowly: false, now: .seconds(2))
+        #expect(step.names == ["stop"])
+    }
+
+    @Test func shuttingDownGivesTheOtherServerWhatIsUnderWay() {
+        var mirror = mirror([makeBatch(1), makeBatch(2)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.shutdownRequested(now: .seconds(1))
+        var step = mirror.sendFailed(slowly: false, now: .seconds(2))
+        #expect(step.names == [])
+        step = mirror.batchApplied(number(1), now: .seconds(4))
+        #expect(step.names == ["apply 2"])
+        step = mirror.batchApplied(number(2), now: .seconds(5))
         #expect(step.names == ["stop"])
     }
 

@@ -80,7 +80,7 @@ import Testing
             "UPDATE reactions._batch SET finished_at = now() - interval '1 hour' WHERE batch & 1048575 <= 2")
         try await source.maintain()
         #expect(try writer.value("SELECT min(batch & 1048575) FROM reactions._batch") == "2")
-        let kept = try await source.finishedBatches(confirmedBefore: Int64.max / 2)
+        let kept = try await source.batches(confirmedBefore: Int64.max / 2)
         #expect(try await source.allEvents(of: try #require(kept.last)).map(\.version.rawValue) == batches[2])
         try writer.execute("UPDATE reactions._batch SET finished_at = now() - interval '1 hour'")
         try await source.maintain()

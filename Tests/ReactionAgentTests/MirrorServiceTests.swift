@@ -1,4 +1,5 @@
 import AgentTestSupport
+import Glibc
 import Logging
 import Pipeline
 import PostgresSource
@@ -13,12 +14,12 @@ import Testing
 private func withMirror(
     of database: OutboxDatabase, sink: MemorySink, cache: MemoryCache = MemoryCache(),
     limits: PostgresSource.BatchLimits = .init(), idle: Duration = .seconds(5),
-    _ body: (Metrics) async throws -> Void
+    redisGiveUp: Duration = .milliseconds(200), _ body: (Metrics) async throws -> Void
 ) async throws {
     let metrics = Metrics()
     var settings = MirrorService.Settings(
         mirror: Mirror.Settings(
-            idleBeforeSleep: idle, redisGiveUp: .milliseconds(200), shutdownTimeout: .seconds(5),
+            idleBeforeSleep: idle, redisGiveUp: redisGiveUp, shutdownTimeout: .seconds(5),
             longestBackoff: .milliseconds(50)),
         sinkTimeout: .milliseconds(100))
     settings.checksExtension = false
@@ -163,6 +164,32 @@ private func withMirror(
         }
     }
 
+    @Test func aLockedTypeDoesNotKeepTheMirrorFromClickHouse() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let holder = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        cache.setFailing(true)
+        try holder.execute("BEGIN; UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE type_id = 1")
+        try await withMirror(of: database, sink: sink, cache: cache) { metrics in
+            try writer.writeEvent(user: 1, entity: 1, set: 1)
+            let waiting = """
+                SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reactiond' AND wait_event_type = 'Lock'
+                AND datname = current_database()
+                """
+            try await eventually { try writer.value(waiting) == "1" }
+            let last = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { sink.versions.contains(last) }
+            try holder.execute("COMMIT")
+            try await eventually {
+                try writer.value("SELECT floor FROM reactions._mirror").flatMap { Int64($0) } ?? 0 >= last
+            }
+            #expect(try writer.value("SELECT epoch > 1 FROM reactions.entity_type WHERE type_id = 1") == "t")
+            #expect(metrics.text().contains("reactiond_postgres_failures_total 0\n"))
+        }
+    }
+
     @Test func withoutClickHouseRedisStillGetsEverything() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
@@ -193,6 +220,44 @@ private func withMirror(
             sink.fail([SinkError(disposition: .retry, message: "restarting")])
             let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
             try await eventually { Set(sink.versions) == [first, second] }
+        }
+    }
+
+    @Test func whatARestartedClickHouseLostWhileRedisWasAwayIsSentAgain() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        cache.setFailing(true)
+        try await withMirror(of: database, sink: sink, cache: cache, redisGiveUp: .seconds(60)) { _ in
+            let first = try writer.writeEvent(user: 1, entity: 1, set: 1)
+            let confirmed = "SELECT count(*) FROM reactions._batch WHERE events > 0 AND confirmed_at IS NOT NULL"
+            try await eventually { try writer.value(confirmed) == "1" }
+            sink.restart(losing: [first], at: Int64(time(nil)))
+            sink.fail([SinkError(disposition: .retry, message: "restarting")])
+            let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { Set(sink.versions) == [first, second] }
+            #expect(
+                try writer.value("SELECT count(*) FROM reactions._batch WHERE events > 0 AND finished_at IS NULL")
+                    == "2")
+        }
+    }
+
+    @Test func aRestartedClickHouseGetsTheBatchUnderWayFromItsStart() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        var limits = PostgresSource.BatchLimits()
+        limits.chunkEvents = 1
+        try writer.execute("BEGIN")
+        let written = try (0..<3).map { try writer.writeEvent(user: Int64($0), entity: 1, set: 1) }
+        try writer.execute("COMMIT")
+        sink.leaveUnanswered(written[2])
+        try await withMirror(of: database, sink: sink, limits: limits) { metrics in
+            try await eventually { sink.versions == [written[0], written[1]] && !metrics.isReady }
+            sink.restart(losing: [written[0], written[1]], at: Int64(time(nil)))
+            sink.leaveUnanswered(nil)
+            try await eventually { sink.versions == written }
         }
     }
 
