@@ -39,6 +39,10 @@ public protocol Sink: Sendable {
     /// any error, also by another process, and leaves one copy. Returns when the server has confirmed.
     func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError)
 
+    /// Looks again at the batch's chunks of which an attempt went unanswered, since the server may still have been about to begin it.
+    /// Returns when to ask again, or nil if no such attempt can add anything any more.
+    func settle(_ batch: BatchNumber) async throws(SinkError) -> ContinuousClock.Instant?
+
     /// Whether each of the three tables has exactly the chunk's rows, by count and sum.
     func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
 

@@ -21,6 +21,8 @@ actor Deliverer {
     static let mostParkedPerBatch = 100
     /// How often the server is asked whether it is still the same one.
     static let identityInterval: Duration = .seconds(10)
+    /// Between a second look that failed and the next one.
+    static let settleInterval: Duration = .seconds(1)
     /// PostgreSQL's and ClickHouse's clocks may differ by this much.
     static let clockSkew: Int64 = 60
 
@@ -70,6 +72,20 @@ actor Deliverer {
         // Now, not when Redis has it too: a restart of ClickHouse in between would not be seen to concern the batch.
         if batch.events > 0 { try await source.confirm(batch.number) }
         return progress.lag
+    }
+
+    /// Returns when no attempt at the batch, answered or not, can add rows any more. Other batches are sent meanwhile.
+    func settle(_ batch: BatchNumber) async throws {
+        while true {
+            do {
+                guard let due = try await sink.settle(batch) else { return }
+                try await Task.sleep(until: due)
+            } catch let error as SinkError {
+                logger.warning(
+                    "second look failed", metadata: ["batch": "\(batch.rawValue)", "error": "\(error.message)"])
+                try await Task.sleep(for: Self.settleInterval)
+            }
+        }
     }
 
     private func deliver(_ events: [Event], of batch: Batch, _ progress: inout Progress) async throws {

@@ -236,6 +236,7 @@ struct Effects: Sendable {
     }
 
     private func finish(_ batch: Batch, _ lag: LagHistogram) async throws -> Outcome {
+        try await deliverer.settle(batch.number)
         try await source.finish(batch.number, lag: lag)
         metrics.update {
             $0.finishedBatches += 1

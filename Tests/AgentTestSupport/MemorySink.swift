@@ -12,6 +12,7 @@ public final class MemorySink: Sink {
         var failures: [SinkError] = []
         var refused: Set<Version> = []
         var unanswered: Version?
+        var isSettled = true
     }
 
     public struct Row: Sendable, Equatable {
@@ -38,6 +39,9 @@ public final class MemorySink: Sink {
     public func leaveUnanswered(_ version: Int64?) {
         state.withLock { $0.unanswered = version.map(Version.init(rawValue:)) }
     }
+
+    /// Whether a late attempt can still arrive.
+    public func setSettled(_ isSettled: Bool) { state.withLock { $0.isSettled = isSettled } }
 
     /// The server starts anew without the rows of these versions.
     public func restart(losing versions: Set<Int64>, at time: Int64) {
@@ -78,6 +82,10 @@ public final class MemorySink: Sink {
             return nil
         }
         if let failure { throw failure }
+    }
+
+    public func settle(_ batch: BatchNumber) async throws(SinkError) -> ContinuousClock.Instant? {
+        state.withLock { $0.isSettled } ? nil : .now + .milliseconds(10)
     }
 
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {

@@ -117,6 +117,22 @@ import Testing
         #expect(try fixture.counts == Chunk.hundredCounts.map { $0 * 5 })
     }
 
+    /// Such a server has no deduplication tokens. The late attempt is played by a copy of what it would have added.
+    @Test func whatALateAttemptAddsToAServer1816IsMergedWithoutFurtherTraffic() async throws {
+        let fixture = try await Fixture(.server)
+        let proxy = try fixture.proxy
+        let sink = try fixture.sink(through: proxy, requestTimeout: .seconds(2))
+        _ = try await sink.connect()
+        let chunk = Chunk.hundred()
+        proxy.breakNext(containing: "query=INSERT", .loseAnswer)
+        await #expect(throws: SinkError.self) { try await sink.insert(chunk, catalog: Fixture.catalog) }
+        try await eventually { (try? await sink.insert(chunk, catalog: Fixture.catalog)) != nil }
+        _ = try fixture.query("INSERT INTO entityMetricEvents SELECT * FROM entityMetricEvents")
+        #expect(try fixture.counts != Chunk.hundredCounts)
+        try await eventually { try await sink.settle(chunk.batch) == nil }
+        #expect(try fixture.counts == Chunk.hundredCounts)
+    }
+
     @Test(arguments: Engine.allCases)
     func anAttemptThatHangsEndsAtItsDeadline(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)

@@ -261,6 +261,23 @@ private func withMirror(
         }
     }
 
+    @Test func aBatchIsFinishedWhenNoLateAttemptCanArriveAndTheNextOnesAreSentMeanwhile() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        sink.setSettled(false)
+        try await withMirror(of: database, sink: sink) { _ in
+            let first = try writer.writeEvent(user: 1, entity: 1, set: 1)
+            try await eventually { sink.versions == [first] }
+            let second = try writer.writeEvent(user: 2, entity: 1, set: 1)
+            try await eventually { sink.versions == [first, second] }
+            let finished = "SELECT count(*) FROM reactions._batch WHERE finished_at IS NOT NULL AND events > 0"
+            #expect(try writer.value(finished) == "0")
+            sink.setSettled(true)
+            try await eventually { try writer.value(finished) == "2" }
+        }
+    }
+
     @Test func theNextTermTakesUpWhereALostSessionLeftOff() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()

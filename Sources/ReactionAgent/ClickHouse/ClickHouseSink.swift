@@ -72,6 +72,12 @@ public actor ClickHouseSink: Sink {
         }
     }
 
+    public func settle(_ batch: BatchNumber) async throws(SinkError) -> ContinuousClock.Instant? {
+        guard suspects.contains(where: { $0.query.batch == batch }) else { return nil }
+        try forgettingSession { session throws(SinkError) in try lookAgain(session) }
+        return suspects.filter { $0.query.batch == batch }.map(\.due).max()
+    }
+
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
         try forgettingSession { session throws(SinkError) in
             switch try work(chunk, catalog, session) {
