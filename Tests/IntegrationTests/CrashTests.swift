@@ -9,8 +9,7 @@ import Testing
             sharedPreloadLibraries: ["pg_reactions"], configuration: ["wal_writer_delay": "10s"])
         let stack = try await Stack.make(postgres: postgres)
         try stack.connect().execute("SELECT reactions.add_entity_type('Image')")
-        var survived = 0
-        for round in 1...12 {
+        for round in 1...8 {
             let writer = try stack.connect()
             let reader = try stack.connect()
             // The map is complete, so an apply or a fill of what is lost would stay.
@@ -22,15 +21,24 @@ import Testing
             postgres.stop(SIGQUIT)
             try await postgres.start()
 
+            // Before the agent has applied what survived, a read may be older than it, never newer.
             let session = try stack.connect()
+            var expected: [Int: String] = [:]
             for (user, flag) in [(1, "1"), (2, "8")] {
                 let events = try session.value(
                     "SELECT count(*) FROM reactions._outbox WHERE user_id = \(user) AND entity_id = \(round)")
                 let served = try session.value("SELECT reactions.flags(\(user), \(round))")
-                #expect(served == (events == "1" ? flag : "0"), "round \(round), user \(user)")
-                if events == "1" { survived += 1 }
+                expected[user] = events == "1" ? flag : "0"
+                #expect(served == "0" || served == expected[user], "round \(round), user \(user)")
             }
-            if round % 2 == 0 { #expect(survived > 0, "what a fill has shown is flushed") }
+            if round % 2 == 0 { #expect(expected[2] == "8", "what a fill has shown is flushed") }
+            let agent = try stack.startAgent()
+            try await stack.drained(session)
+            agent.stop(SIGTERM)
+            for user in 1...2 {
+                let served = try session.value("SELECT reactions.flags(\(user), \(round))")
+                #expect(served == expected[user], "round \(round), user \(user)")
+            }
             try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:2")
         }
     }
