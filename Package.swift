@@ -89,6 +89,13 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
 
+        // Benchmarks
+        .executableTarget(
+            name: "reactions-bench",
+            dependencies: [
+                "TestSupport", "CHiredis", "CLibPQ", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], path: "bench/Sources", swiftSettings: agent),
+
         // Tests
         .target(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
