@@ -1,7 +1,7 @@
 # The only front door; `make help` lists the targets. What a target does is in scripts/, one file each.
 #
 # Variables: PG_CONFIG (default pg_config) chooses the PostgreSQL, PREFIX (default /usr/local) where reactiond is installed, FILTER the
-# Swift tests. Nothing but deps and install writes outside the checkout, /tmp and /var/tmp.
+# Swift tests, BENCH passes options to a benchmark (BENCH="--charts docs/charts"). Nothing but deps and install writes outside the checkout, /tmp and /var/tmp.
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -59,11 +59,19 @@ test-clusters: build ## dump, restore and failover
 test-packaging: build ## what the built library links and exports
 	@scripts/test packaging
 
+.PHONY: bench-reads bench-writes bench-mirror
+bench-reads: build ## measure reads beside the table, a C function and the floor
+	@scripts/bench reads $(BENCH)
+bench-writes: build ## measure writes beside a plain table and NOTIFY
+	@scripts/bench writes $(BENCH)
+bench-mirror: build ## measure the mirror beside COPY piped into clickhouse-client
+	@scripts/bench mirror $(BENCH)
+
 .PHONY: lint format
 lint: deps ## check the format of Swift and shell
 	@scripts/test lint
 format: deps ## format the Swift sources
-	swift format --in-place --recursive Sources Tests Package.swift
+	swift format --in-place --recursive Sources Tests bench/Sources Package.swift
 
 .PHONY: META.json
 META.json: ## make the PGXN description from META.json.in

@@ -18,6 +18,8 @@ let backend: [SwiftSetting] =
         .unsafeFlags([
             "-Xfrontend", "-disable-implicit-concurrency-module-import",
             "-Xfrontend", "-disable-implicit-string-processing-module-import",
+            // A backend has one thread, and a check that fails would trap, which restarts the whole server.
+            "-enforce-exclusivity=unchecked",
         ])
     ]
 
@@ -89,6 +91,13 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: agent),
+
+        // Benchmarks
+        .executableTarget(
+            name: "reactions-bench",
+            dependencies: [
+                "TestSupport", "CHiredis", "CLibPQ", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], path: "bench/Sources", swiftSettings: agent),
 
         // Tests
         .target(

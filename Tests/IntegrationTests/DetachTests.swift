@@ -9,12 +9,7 @@ import Testing
         let second = try stack.connect()
         let control = try stack.connect()
         let admin = try stack.connect()
-        try first.execute(prismaTable)
-        try first.execute(
-            """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                unknown_kinds => 'skip')
-            """)
+        try stack.makePrismaTable(first, phase: "attached")
         func insert(_ user: Int) -> String {
             "INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) VALUES (1, \(user), 'Like')"
         }

@@ -51,12 +51,7 @@ import Testing
     func attached() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
-        try session.execute(prismaTable)
-        try session.execute(
-            """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                phase => 'switch_reads', unknown_kinds => 'skip')
-            """)
+        try stack.makePrismaTable(session, phase: "switch_reads")
         try session.execute(
             "INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) VALUES (5, 3, 'Laugh'), (6, 3, 'Dislike')"
         )
@@ -102,12 +97,7 @@ import Testing
     func readYourWrites() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
-        try session.execute(prismaTable)
-        try session.execute(
-            """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                phase => 'switch_reads', unknown_kinds => 'skip')
-            """)
+        try stack.makePrismaTable(session, phase: "switch_reads")
         #expect(try session.value("SELECT reactions.flags(9, 1)") == "0")
         for (entity, kind, flag) in [(1, "Like", "1"), (2, "Heart", "2"), (3, "Cry", "8")] {
             let fresh = try stack.connect()
@@ -150,12 +140,7 @@ import Testing
     func truncate() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
-        try session.execute(prismaTable)
-        try session.execute(
-            """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                phase => 'switch_reads', unknown_kinds => 'skip')
-            """)
+        try stack.makePrismaTable(session, phase: "switch_reads")
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
         try session.execute(
@@ -177,13 +162,3 @@ import Testing
                 """) == [["3", "3", "ReactionCry"]])
     }
 }
-
-/// The table as Prisma creates it.
-let prismaTable = """
-    CREATE TYPE "ReviewReactions" AS ENUM ('Like', 'Dislike', 'Laugh', 'Cry', 'Heart');
-    CREATE TABLE "ImageReaction" (
-        id serial PRIMARY KEY, "imageId" integer NOT NULL, "userId" integer NOT NULL,
-        reaction "ReviewReactions" NOT NULL, "createdAt" timestamp(3) NOT NULL DEFAULT current_timestamp);
-    CREATE UNIQUE INDEX "ImageReaction_imageId_userId_reaction_key" ON "ImageReaction" ("imageId", "userId", reaction);
-    CREATE INDEX "ImageReaction_userId_idx" ON "ImageReaction" ("userId");
-    """

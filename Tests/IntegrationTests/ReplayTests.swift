@@ -13,7 +13,7 @@ import Testing
     /// The first ratings of MovieTweetings, as reactions (bench/data/README.md has the mapping).
     private func ratings(_ count: Int) async throws -> [Rating] {
         let text = try await run(
-            ["/bin/bash", "-c", "xz -dc '\(Stack.root)/bench/data/movietweetings.csv.xz' | head -\(count + 1)"])
+            ["/bin/bash", "-c", "xz -dc '\(packageRoot)/bench/data/movietweetings.csv.xz' | head -\(count + 1)"])
         return text.split(separator: "\n").dropFirst().compactMap { line in
             let fields = line.split(separator: ",").compactMap { Int($0) }
             guard fields.count == 4 else { return nil }
@@ -26,12 +26,7 @@ import Testing
     func originalQuery() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
-        try session.execute(prismaTable)
-        try session.execute(
-            """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                phase => 'switch_reads', unknown_kinds => 'skip')
-            """)
+        try stack.makePrismaTable(session, phase: "switch_reads")
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
         let ratings = try await ratings(6000)

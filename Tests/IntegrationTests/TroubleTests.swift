@@ -194,11 +194,9 @@ import Testing
     func killedAgent() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
-        try session.execute(prismaTable)
+        try stack.makePrismaTable(session, phase: "switch_reads")
         try session.execute(
             """
-            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
-                phase => 'switch_reads', unknown_kinds => 'skip');
             SELECT reactions.add_entity_type('Post', 'exclusive');
             """)
         for round in 0..<20 {

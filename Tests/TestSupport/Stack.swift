@@ -1,24 +1,20 @@
 import Foundation
-import TestSupport
 
 /// Real servers with a database, a key prefix and a ClickHouse database of the test's own.
 ///
 /// The servers are shared by the tests of a process unless a test hands in its own, because it stops or starves it.
-struct Stack {
-    let postgres: PostgresServer
-    let redis: RedisServer
-    let clickHouse: any ClickHouseEndpoint
-    let database: String
-    let prefix: String
-    let clickHouseDatabase: String
+public struct Stack: Sendable {
+    public let postgres: PostgresServer
+    public let redis: RedisServer
+    public let clickHouse: any ClickHouseEndpoint
+    public let database: String
+    public let prefix: String
+    public let clickHouseDatabase: String
     private let directory: TemporaryDirectory
 
-    static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        .deletingLastPathComponent().path
+    public static let preloaded = Shared { try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) }
 
-    static let preloaded = Shared { try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) }
-
-    static func make(
+    public static func make(
         postgres: PostgresServer? = nil, redis: RedisServer? = nil, clickHouse: (any ClickHouseEndpoint)? = nil,
         clickHouseHost: String? = nil
     ) async throws -> Stack {
@@ -43,18 +39,33 @@ struct Stack {
     }
 
     /// Sets `reactions.<name>` for new sessions of the database.
-    func set(_ name: String, _ value: String) throws {
+    public func set(_ name: String, _ value: String) throws {
         try postgres.connect().execute("ALTER DATABASE \(database) SET reactions.\(name) = '\(value)'")
     }
 
-    func connect(user: String = "postgres") throws -> PostgresConnection {
+    public func connect(user: String = "postgres") throws -> PostgresConnection {
         try postgres.connect(database: database, user: user)
+    }
+
+    /// Makes `"ImageReaction"` as Prisma makes it, and attaches it as type `Image`; kind `Dislike` is skipped.
+    public func makePrismaTable(_ session: PostgresConnection, phase: String) throws {
+        try session.execute(
+            """
+            CREATE TYPE "ReviewReactions" AS ENUM ('Like', 'Dislike', 'Laugh', 'Cry', 'Heart');
+            CREATE TABLE "ImageReaction" (
+                id serial PRIMARY KEY, "imageId" integer NOT NULL, "userId" integer NOT NULL,
+                reaction "ReviewReactions" NOT NULL, "createdAt" timestamp(3) NOT NULL DEFAULT current_timestamp);
+            CREATE UNIQUE INDEX "ImageReaction_imageId_userId_reaction_key" ON "ImageReaction" ("imageId", "userId", reaction);
+            CREATE INDEX "ImageReaction_userId_idx" ON "ImageReaction" ("userId");
+            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt',
+                phase => '\(phase)', unknown_kinds => 'skip')
+            """)
     }
 
     // MARK: The agent
 
-    static var reactiondPath: String {
-        ProcessInfo.processInfo.environment["REACTIOND"] ?? root + "/.build/release/reactiond"
+    public static var reactiondPath: String {
+        ProcessInfo.processInfo.environment["REACTIOND"] ?? packageRoot + "/.build/release/reactiond"
     }
 
     private func configurationFile() throws -> String {
@@ -82,39 +93,41 @@ struct Stack {
 
     /// Runs a command of the agent to its end and returns what it printed.
     @discardableResult
-    func reactiond(_ command: String, _ arguments: String...) async throws -> String {
+    public func reactiond(_ command: String, _ arguments: String...) async throws -> String {
         try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
-    func startAgent() throws -> ServerProcess {
+    public func startAgent() throws -> ServerProcess {
         try ServerProcess(
             [Self.reactiondPath, "run", "--config", configurationFile()], logPath: directory.file("reactiond.log"))
     }
 
-    func agentLog() -> String { (try? String(contentsOfFile: directory.file("reactiond.log"), encoding: .utf8)) ?? "" }
+    public func agentLog() -> String {
+        (try? String(contentsOfFile: directory.file("reactiond.log"), encoding: .utf8)) ?? ""
+    }
 
     // MARK: What a test asks
 
     /// Waits until every event that is committed now is confirmed and applied.
-    func drained(_ session: PostgresConnection) async throws {
+    public func drained(_ session: PostgresConnection) async throws {
         try await eventually(within: .seconds(60), "the mirror is level with the outbox") {
             try session.value("SELECT events_above_floor FROM reactions.mirror_status") == "0"
         }
     }
 
-    func clickHouseRows(_ sql: String) throws -> [[String]] {
+    public func clickHouseRows(_ sql: String) throws -> [[String]] {
         try clickHouse.query(sql.replacing("{db}", with: clickHouseDatabase))
             .split(separator: "\n").map { $0.split(separator: "\t", omittingEmptySubsequences: false).map(String.init) }
     }
 
     /// A counter of `reactions.stats`, of this session's or of all sessions' since the server started.
-    func counter(_ name: String, _ session: PostgresConnection) throws -> Int {
+    public func counter(_ name: String, _ session: PostgresConnection) throws -> Int {
         Int(try session.value("SELECT value FROM reactions.stats WHERE counter = '\(name)'") ?? "") ?? -1
     }
 }
 
 /// Milliseconds that the body takes.
-func milliseconds(_ body: () throws -> Void) rethrows -> Double {
+public func milliseconds(_ body: () throws -> Void) rethrows -> Double {
     let start = ContinuousClock.now
     try body()
     let parts = (ContinuousClock.now - start).components
