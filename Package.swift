@@ -96,7 +96,8 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "CHiredis", "CLibPQ", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "TestSupport", "Pipeline", "CHiredis", "CLibPQ",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 
         // Tests

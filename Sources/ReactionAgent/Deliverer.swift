@@ -221,7 +221,8 @@ actor Deliverer {
             while let piece = bisection.next() {
                 try Task.checkCancellation()
                 let position = Int32(truncatingIfNeeded: part + piece.lowerBound)
-                guard let chunk = try await chunk(events.piece(piece), at: position, of: batch, without: parked.unknown),
+                guard
+                    let chunk = try await chunk(events.piece(piece), at: position, of: batch, without: parked.unknown),
                     try await !sink.contains(chunk, catalog: batch.catalog)
                 else { continue }
                 try await waitOutFormerLeader()
