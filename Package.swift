@@ -69,7 +69,8 @@ let package = Package(
 
         // Agent only
         .target(
-            name: "PostgresSource", dependencies: ["CLibPQ", "ReactionModel", "Pipeline"], swiftSettings: agent),
+            name: "PostgresSource", dependencies: ["CLibPQ", "ClickHouseStore", "ReactionModel", "Pipeline"],
+            swiftSettings: agent),
         .target(
             name: "Pipeline", dependencies: ["ReactionModel", "RedisStore", "ClickHouseStore"], swiftSettings: agent),
         .target(
@@ -105,7 +106,8 @@ let package = Package(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
         .target(
-            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            name: "AgentTestSupport",
+            dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(

@@ -57,7 +57,9 @@ public actor BatchReader {
         let probes = (0..<3).map { "EXISTS (SELECT FROM reactions._outbox_\($0) WHERE \(rows))" }
         let found = try connection.query("SELECT " + probes.joined(separator: ", "))
         let tables = (0..<3).filter { found.isTrue(0, Int32($0)) }
-        guard !tables.isEmpty else { return EventStream(connection: connection, batch: batch.number, position: version) }
+        guard !tables.isEmpty else {
+            return EventStream(connection: connection, batch: batch.number, position: version)
+        }
         let selects = tables.map { "SELECT \(EventDecoder.columns) FROM reactions._outbox_\($0) WHERE \(rows)" }
         try connection.beginCopy(
             "COPY (\(selects.joined(separator: " UNION ALL ")) ORDER BY version) TO STDOUT (FORMAT binary)")

@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 
@@ -31,11 +32,14 @@ extension PostgresSource {
     }
 
     /// ClickHouse has confirmed the whole batch. Not durable at once, but before `finish` is: a batch without the mark is delivered again.
-    public func confirm(_ number: BatchNumber) throws(PostgresError) {
+    /// - Parameter rows: what ClickHouse holds of it; nil if that is not known.
+    public func confirm(_ number: BatchNumber, rows: MirroredRows?) throws(PostgresError) {
+        let numbers = rows.map { "'{\($0.numbers.map(String.init).joined(separator: ","))}'" } ?? "NULL"
         _ = try session.execute(
             """
             SET LOCAL synchronous_commit = off;
-            UPDATE reactions._batch SET confirmed_at = clock_timestamp() WHERE batch = \(number.rawValue)
+            UPDATE reactions._batch SET confirmed_at = clock_timestamp(), mirrored = \(numbers)
+            WHERE batch = \(number.rawValue)
             """)
     }
 
@@ -192,21 +196,22 @@ extension PostgresSource {
         let session = try session
         let result = try session.query(
             """
-            SELECT batch, previous, snapshot, events, checksum, chunk_events FROM (
+            SELECT batch, previous, snapshot, events, checksum, chunk_events, mirrored FROM (
                 SELECT *, lag(snapshot) OVER (ORDER BY batch) AS previous FROM reactions._batch) kept
             WHERE \(condition) AND (previous IS NOT NULL OR batch & \(Version.maximumSequence) = 1) ORDER BY batch
             """)
         let catalog = try catalog(session)
         var batches: [Batch] = []
         for row in result.rows {
-            batches.append(
-                Batch(
-                    number: BatchNumber(rawValue: try result.required(row, 0)),
-                    previous: result.text(row, 1) == nil ? nil : try snapshot(result, row, 1),
-                    snapshot: try snapshot(result, row, 2), events: try result.required(row, 3),
-                    checksum: try result.required(row, 4), chunkEvents: try result.required(row, 5),
-                    // Not stored, and needed only to raise epochs: every type is a safe answer.
-                    typeIDs: catalog.keys.sorted(), catalog: catalog))
+            var batch = Batch(
+                number: BatchNumber(rawValue: try result.required(row, 0)),
+                previous: result.text(row, 1) == nil ? nil : try snapshot(result, row, 1),
+                snapshot: try snapshot(result, row, 2), events: try result.required(row, 3),
+                checksum: try result.required(row, 4), chunkEvents: try result.required(row, 5),
+                // Not stored, and needed only to raise epochs: every type is a safe answer.
+                typeIDs: catalog.keys.sorted(), catalog: catalog)
+            batch.mirrored = MirroredRows(numbers: result.numbers(row, 6))
+            batches.append(batch)
         }
         return batches
     }
