@@ -110,7 +110,7 @@ extension PostgresSource {
         guard let newest else { return News(hasEvents: true, canRaiseFloor: true, oldestRunning: 0) }
         let result = try session.query(
             """
-            SELECT EXISTS (SELECT FROM reactions._outbox WHERE \(outbox.newRows(since: newest.snapshot))),
+            SELECT \(OutboxRows.exists(in: "reactions._outbox", where: outbox.newRows(since: newest.snapshot))),
                    pg_snapshot_xmin(pg_current_snapshot()),
                    NOT EXISTS (SELECT FROM reactions._batch WHERE finished_at IS NULL)
                    AND ((\(Self.sequenceSeen)) > \(newest.sequenceSeen)
@@ -163,13 +163,13 @@ extension PostgresSource {
     private func tally(
         _ session: PostgresConnection, until end: Snapshot, atMost limit: Int64?
     ) throws(PostgresError) -> Tally {
-        // Bounds the ordered scan where transactions that began before the last snapshot make the range an OR.
-        let oldest = newest.map { " AND xid >= '\($0.snapshot.xmin)'::xid8" } ?? ""
+        let rows = OutboxRows.select(
+            "xid, type_id, version", from: "reactions._outbox",
+            where: outbox.rows(since: newest?.snapshot, until: end))
         let result = try session.query(
             """
             WITH new AS MATERIALIZED (
-                SELECT xid, type_id, version FROM reactions._outbox
-                WHERE \(outbox.rows(since: newest?.snapshot, until: end))\(oldest)
+                \(rows)
                 \(limit.map { "ORDER BY xid LIMIT \($0 + 1)" } ?? "")
             ), next AS (
                 \(limit.map { "SELECT xid FROM new ORDER BY xid OFFSET \($0)" } ?? "SELECT NULL::xid8 AS xid LIMIT 0")
