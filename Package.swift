@@ -49,6 +49,7 @@ let package = Package(
         .systemLibrary(name: "CHiredis", pkgConfig: "hiredis", providers: [.apt(["libhiredis-dev"])]),
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CMalloc"),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
 
         // Backend and agent
@@ -68,14 +69,15 @@ let package = Package(
 
         // Agent only
         .target(
-            name: "PostgresSource", dependencies: ["CLibPQ", "ReactionModel", "Pipeline"], swiftSettings: agent),
+            name: "PostgresSource", dependencies: ["CLibPQ", "ClickHouseStore", "ReactionModel", "Pipeline"],
+            swiftSettings: agent),
         .target(
             name: "Pipeline", dependencies: ["ReactionModel", "RedisStore", "ClickHouseStore"], swiftSettings: agent),
         .target(
             name: "ReactionAgent",
             dependencies: [
                 "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl",
-                "CZlib",
+                "CMalloc", "CZlib",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
@@ -95,7 +97,8 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "CHiredis", "CLibPQ", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "TestSupport", "Pipeline", "CHiredis", "CLibPQ",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 
         // Tests
@@ -103,7 +106,8 @@ let package = Package(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
         .target(
-            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            name: "AgentTestSupport",
+            dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(

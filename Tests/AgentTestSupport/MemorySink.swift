@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 import Synchronization
@@ -7,12 +8,15 @@ public final class MemorySink: Sink {
     private struct State {
         var rows: [Row] = []
         var inserts = 0
+        var firsts = 0
         var connects = 0
         var startedAt: Int64 = 0
         var failures: [SinkError] = []
         var refused: Set<Version> = []
         var unanswered: Version?
         var isSettled = true
+        var tells = true
+        var chunksLookedAt = 0
     }
 
     public struct Row: Sendable, Equatable {
@@ -27,6 +31,8 @@ public final class MemorySink: Sink {
     public var rows: [Row] { state.withLock { $0.rows } }
     public var versions: [Int64] { rows.map(\.event.version.rawValue) }
     public var inserts: Int { state.withLock { $0.inserts } }
+    /// Inserts that nobody had tried before.
+    public var firsts: Int { state.withLock { $0.firsts } }
     public var connects: Int { state.withLock { $0.connects } }
 
     /// The next requests fail in this way, one each.
@@ -39,6 +45,11 @@ public final class MemorySink: Sink {
     public func leaveUnanswered(_ version: Int64?) {
         state.withLock { $0.unanswered = version.map(Version.init(rawValue:)) }
     }
+
+    /// Whether inserts tell what they left, so that a batch can be verified as a whole.
+    public func setTelling(_ tells: Bool) { state.withLock { $0.tells = tells } }
+    /// Chunks that were verified one by one.
+    public var chunksLookedAt: Int { state.withLock { $0.chunksLookedAt } }
 
     /// Whether a late attempt can still arrive.
     public func setSettled(_ isSettled: Bool) { state.withLock { $0.isSettled = isSettled } }
@@ -65,7 +76,9 @@ public final class MemorySink: Sink {
         }
     }
 
-    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+    public func insert(
+        _ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool
+    ) async throws(SinkError) -> MirroredRows? {
         let failure = state.withLock { state -> SinkError? in
             if !state.failures.isEmpty { return state.failures.removeFirst() }
             state.inserts += 1
@@ -75,13 +88,30 @@ public final class MemorySink: Sink {
             guard state.refused.isDisjoint(with: chunk.events.map(\.version)) else {
                 return SinkError(disposition: .rejectBatch, status: 400, code: 27, message: "refused")
             }
-            let present = Set(state.rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+            // Nothing is looked for at a first attempt: what is there already would be there twice.
+            let present = isFirst ? [] : Set(state.rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+            if isFirst { state.firsts += 1 }
             state.rows += chunk.events.filter { !present.contains($0.version) }.map {
                 Row(batch: chunk.batch, event: $0)
             }
             return nil
         }
         if let failure { throw failure }
+        return state.withLock { $0.tells } ? Self.rows(chunk.events) : nil
+    }
+
+    public func rows(of batches: ClosedRange<BatchNumber>) async throws(SinkError) -> [BatchNumber: MirroredRows] {
+        let found = rows.filter { batches.contains($0.batch) }
+        return Dictionary(grouping: found, by: \.batch).mapValues { Self.rows($0.map(\.event)) }
+    }
+
+    private static func rows(_ events: [Event]) -> MirroredRows {
+        var rows = MirroredRows()
+        for table in MirrorTable.allCases {
+            rows[table] = Tally(
+                rows: Int64(events.count), checksum: events.reduce(0) { $0 &+ $1.version.rawValue })
+        }
+        return rows
     }
 
     public func settle(_ batch: BatchNumber) async throws(SinkError) -> ContinuousClock.Instant? {
@@ -89,6 +119,7 @@ public final class MemorySink: Sink {
     }
 
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
+        state.withLock { $0.chunksLookedAt += 1 }
         let present = Set(rows.filter { $0.batch == chunk.batch }.map(\.event.version))
         return chunk.events.allSatisfy { present.contains($0.version) }
     }

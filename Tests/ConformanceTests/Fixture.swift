@@ -1,3 +1,4 @@
+import ClickHouseStore
 import Pipeline
 import ReactionAgent
 import ReactionModel
@@ -109,6 +110,14 @@ extension Event {
         Event(
             version: Version(rawValue: version), scope: .type, typeID: type, userID: 0, entityID: 0, setMask: 0,
             clearMask: 0, createdAt: epoch, writtenAt: epoch)
+    }
+}
+
+extension Sink {
+    /// As after a crash: somebody may have tried it before.
+    @discardableResult
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> MirroredRows? {
+        try await insert(chunk, catalog: catalog, isFirst: false)
     }
 }
 

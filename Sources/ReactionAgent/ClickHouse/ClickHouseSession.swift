@@ -56,20 +56,30 @@ struct ClickHouseSession {
         return tallies
     }
 
+    func tallies(of batches: ClosedRange<BatchNumber>) throws(SinkError) -> [BatchNumber: MirroredRows] {
+        guard let tallies = ChunkQuery.talliesByBatch(try client.rows(ChunkQuery.tallies(of: batches))) else {
+            throw .nonsense
+        }
+        return tallies
+    }
+
     private func distinctTally(_ query: ChunkQuery, _ table: MirrorTable) throws(SinkError) -> Tally {
         let rows = try client.rows(query.distinctTally(table))
         guard let tally = rows.first.flatMap({ ChunkQuery.tally($0) }) else { throw .nonsense }
         return tally
     }
 
-    func deliver(_ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
+    /// - Parameter isFirst: nothing is there yet.
+    func deliver(_ rows: EncodedChunk, _ query: ChunkQuery, isFirst: Bool) throws(SinkError) {
         var delivery = ChunkDelivery(expected: rows.tallies)
+        var found = isFirst ? [:] : try tallies(query)
         while true {
-            switch delivery.looked(found: try tallies(query)) {
+            switch delivery.looked(found: found) {
             case .complete:
                 return
             case .act(let actions):
                 for action in actions { try perform(action, rows, query) }
+                found = try tallies(query)
             case .partial(let table):
                 throw .content("\(table.rawValue) holds a part of the chunk")
             case .surplus(let table):
