@@ -54,6 +54,9 @@ public struct Mirror: Sendable {
         var confirmedLag: LagHistogram?
     }
 
+    /// From one batch to the next at least this much: what a batch costs PostgreSQL and, in merging its parts, ClickHouse, it costs
+    /// however few its events are. A single event after a pause does not wait.
+    static let pace: Duration = .milliseconds(150)
     /// With batches under way the next one is formed this much later for each of them, at most `longestStretch`, so that an outage of
     /// hours leaves hundreds of batches behind, not hundreds of thousands.
     static let stretch: Duration = .milliseconds(250)
@@ -83,7 +86,7 @@ public struct Mirror: Sendable {
         self.applying = Lane(backoff: backoff)
         self.sending = Lane(backoff: backoff)
         self.entries = unfinished.map { Entry(batch: $0) }
-        self.lastFormed = now
+        self.lastFormed = unfinished.isEmpty ? now - Self.pace : now
         self.nextLook = now
     }
 
@@ -230,8 +233,8 @@ public struct Mirror: Sendable {
     /// When to look next: later while batches are under way.
     private var lookDue: Duration? {
         guard let nextLook else { return nil }
-        guard !entries.isEmpty else { return nextLook }
-        return max(nextLook, lastFormed + min(Self.stretch * entries.count, Self.longestStretch))
+        let spacing = entries.isEmpty ? Self.pace : min(Self.stretch * entries.count, Self.longestStretch)
+        return max(nextLook, lastFormed + spacing)
     }
 
     private mutating func wait(now: Duration) -> [Action] {

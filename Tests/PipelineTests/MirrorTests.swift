@@ -25,7 +25,27 @@ import Testing
         step = mirror.batchApplied(number(1), now: .milliseconds(4))
         #expect(step.names == ["finish 1"])
         step = mirror.batchFinished(number(1), now: .milliseconds(5))
-        #expect(step.names == ["look"])
+        #expect(step.names == [])
+    }
+
+    @Test func underLoadBatchesFollowOneAnotherAtAPaceAndAfterAPauseOneIsFormedAtOnce() {
+        var mirror = mirror()
+        #expect(mirror.timePassed(now: .zero).names == ["look"])
+        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
+        _ = mirror.batchApplied(number(1), now: .milliseconds(2))
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .milliseconds(3))
+        let step = mirror.batchFinished(number(1), now: .milliseconds(5))
+        #expect(step.waits == [Mirror.pace])
+        #expect(mirror.timePassed(now: Mirror.pace - .milliseconds(1)).names == [])
+        #expect(mirror.timePassed(now: Mirror.pace).names == ["look"])
+        // Nothing comes for a while: looks are no longer held back.
+        var now = Mirror.pace
+        for _ in 0..<5 {
+            let due = mirror.looked(nil, oldestRunning: 9, now: now).waits.first
+            #expect(due.map { $0 - now <= Bell.longestInterval } ?? false)
+            now = due ?? now
+            #expect(mirror.timePassed(now: now).names == ["look"])
+        }
     }
 
     @Test func batchesLeftByAFormerTermComeFirst() {
