@@ -28,23 +28,37 @@ import Testing
         #expect(step.names == [])
     }
 
-    @Test func underLoadBatchesFollowOneAnotherAtAPaceAndAfterAPauseOneIsFormedAtOnce() {
+    /// Forms and finishes a batch of so many events.
+    private func formBatch(of events: Int64, _ mirror: inout Mirror, number value: Int64, at now: Duration) {
+        _ = mirror.looked(makeBatch(value, events: events), oldestRunning: 9, now: now)
+        _ = mirror.batchApplied(number(value), now: now)
+        _ = mirror.batchConfirmed(number(value), lag: LagHistogram(), now: now)
+        #expect(mirror.batchFinished(number(value), now: now).names == [])
+    }
+
+    @Test(arguments: [(10, 100), (200, 100), (500, 200), (1250, 500), (100_000, 500)])
+    func theMoreEventsASecondTheLongerFromOneBatchToTheNext(perTenthSecond: Int64, pace: Int) {
         var mirror = mirror()
         #expect(mirror.timePassed(now: .zero).names == ["look"])
-        _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
-        _ = mirror.batchApplied(number(1), now: .milliseconds(2))
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .milliseconds(3))
-        let step = mirror.batchFinished(number(1), now: .milliseconds(5))
-        #expect(step.waits == [Mirror.pace])
-        #expect(mirror.timePassed(now: Mirror.pace - .milliseconds(1)).names == [])
-        #expect(mirror.timePassed(now: Mirror.pace).names == ["look"])
-        // Nothing comes for a while: looks are no longer held back.
-        var now = Mirror.pace
+        formBatch(of: 1, &mirror, number: 1, at: .zero)
+        let now = Mirror.shortestPace
+        #expect(mirror.timePassed(now: now).names == ["look"])
+        formBatch(of: perTenthSecond, &mirror, number: 2, at: now)
+        let due = now + .milliseconds(pace)
+        #expect(mirror.timePassed(now: due - .milliseconds(1)).names == [])
+        #expect(mirror.timePassed(now: due).names == ["look"])
+    }
+
+    @Test func afterAPauseNoLookIsHeldBack() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        formBatch(of: 100_000, &mirror, number: 1, at: .zero)
+        var now = Mirror.longestPace
         for _ in 0..<5 {
-            let due = mirror.looked(nil, oldestRunning: 9, now: now).waits.first
-            #expect(due.map { $0 - now <= Bell.longestInterval } ?? false)
-            now = due ?? now
             #expect(mirror.timePassed(now: now).names == ["look"])
+            let due = mirror.looked(nil, oldestRunning: 9, now: now).waits.last ?? .zero
+            #expect(due > now && due - now <= Bell.longestInterval)
+            now = due
         }
     }
 
