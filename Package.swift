@@ -18,6 +18,8 @@ let backend: [SwiftSetting] =
         .unsafeFlags([
             "-Xfrontend", "-disable-implicit-concurrency-module-import",
             "-Xfrontend", "-disable-implicit-string-processing-module-import",
+            // A backend has one thread, and a check that fails would trap, which restarts the whole server.
+            "-enforce-exclusivity=unchecked",
         ])
     ]
 

@@ -22,13 +22,13 @@ final class ApplyAtCommit {
     /// Returns the number of events that are pending afterwards.
     func prepare(_ session: Session, _ type: UnsafePointer<rx_type>?, _ events: UnsafeBufferPointer<rx_event>) -> Int {
         if case .sent = state { return 0 }
-        guard session.redis.isReady else {
+        guard session.redis.isReady, let digest = session.redis.digests?.apply else {
             abandon(session)
             return 0
         }
         if case .prepared(let connection) = state, connection != session.redis.serial { abandon(session) }
         do throws(Failure) {
-            append(events, try TypeDescription(type), session)
+            append(events, try session.type(type), digest, session)
         } catch {
             return eventCount
         }
@@ -44,7 +44,9 @@ final class ApplyAtCommit {
                 return rx_wait(RX_DONE)
             case .prepared(let connection):
                 guard session.redis.isReady, session.redis.serial == connection else { break }
-                try session.redis.send(commands, usesScripts: true, mayRetry: false, at: now)
+                try session.redis.send(usesScripts: true, mayRetry: false, at: now) {
+                    $0.append(commandsOf: commands)
+                }
                 state = .sent
                 if let wait = try session.redis.advance(now) { return wait.forC }
             case .sent:
@@ -69,14 +71,16 @@ final class ApplyAtCommit {
     }
 
     /// One command per user, its events in the order in which they came.
-    private func append(_ events: UnsafeBufferPointer<rx_event>, _ type: TypeDescription, _ session: Session) {
+    private func append(
+        _ events: UnsafeBufferPointer<rx_event>, _ type: TypeDescription, _ digest: [UInt8], _ session: Session
+    ) {
         let ordered = events.enumerated().sorted { ($0.element.user_id, $0.offset) < ($1.element.user_id, $1.offset) }
         var rest = ordered[...]
         while let first = rest.first?.element {
             let ofUser = rest.prefix { $0.element.user_id == first.user_id }
             rest = rest.dropFirst(ofUser.count)
             let address = type.userMap(of: first.user_id, session.keys, redisRunID: session.redis.runID)
-            commands.beginApply(address, digest: session.redis.digests.apply, events: ofUser.count)
+            commands.beginApply(address, digest: digest, events: ofUser.count)
             for (_, event) in ofUser {
                 commands.appendEvent(
                     entityID: event.entity_id, setMask: event.set_mask, clearMask: event.clear_mask,

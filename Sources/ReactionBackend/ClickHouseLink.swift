@@ -167,7 +167,9 @@ final class ClickHouseLink {
         guard !resolved.isEmpty else { throw .clickHouseUnreachable("The host name cannot be resolved.") }
         easy = curl_easy_init()
         multi = curl_multi_init()
-        guard let easy, let multi else { throw .clickHouseUnreachable("libcurl has no memory.") }
+        guard let easy, let multi else {
+            throw .clickHouseUnreachable("libcurl.so.4 cannot be used: it is not installed, or there is no memory.")
+        }
         let context = Unmanaged.passUnretained(self).toOpaque()
 
         let shown = resolved.map { $0.family == AF_INET6 ? "[\($0.numericHost)]" : $0.numericHost }

@@ -110,11 +110,11 @@ final class LentArray<Element: BitwiseCopyable> {
 class TruthExchange: Exchange {
     /// Set by C in answer to `Step.wantTruth`.
     private var givenTruth: GivenTruth?
-    private var wantedIDs = LentArray<Int64>([])
+    private var wantedIDs: LentArray<Int64>?
     private var wantsWholeUser = false
     private var limit: Int32 = 0
-    private var answerIDs = LentArray<Int64>([])
-    private var answerFlags = LentArray<Int32>([])
+    private var answerIDs: [Int64] = []
+    private var answerFlags: [Int32] = []
     private var isComplete = false
 
     /// A copy of the truth that C gave.
@@ -137,7 +137,7 @@ class TruthExchange: Exchange {
     }
 
     final func want(ids: [Int64]?, limit: Int32) {
-        wantedIDs = LentArray(ids ?? [])
+        wantedIDs = ids.map { LentArray($0) }
         wantsWholeUser = ids == nil
         self.limit = limit
         givenTruth = nil
@@ -145,8 +145,8 @@ class TruthExchange: Exchange {
 
     final var wanted: rx_truth_wanted {
         rx_truth_wanted(
-            whole_user: wantsWholeUser ? 1 : 0, limit: limit, entity_ids: wantedIDs.start, entity_count: wantedIDs.count
-        )
+            whole_user: wantsWholeUser ? 1 : 0, limit: limit, entity_ids: wantedIDs?.start,
+            entity_count: wantedIDs?.count ?? 0)
     }
 
     final func give(_ truth: rx_truth) {
@@ -159,15 +159,27 @@ class TruthExchange: Exchange {
         return givenTruth
     }
 
-    final func answer(ids: [Int64], flags: [Int32], isComplete: Bool) {
-        answerIDs = LentArray(ids)
-        answerFlags = LentArray(flags)
+    /// - Parameter ids: as many as `flags`; of a read by ids none, since who has asked knows them.
+    final func answer(ids: [Int64] = [], flags: [Int32], isComplete: Bool) {
+        answerIDs = ids
+        answerFlags = flags
         self.isComplete = isComplete
     }
 
     final var result: rx_read_result {
-        rx_read_result(
-            entity_ids: answerIDs.start, flags: answerFlags.start, count: min(answerIDs.count, answerFlags.count),
-            complete: isComplete ? 1 : 0)
+        rx_read_result(count: answerFlags.count, complete: isComplete ? 1 : 0)
+    }
+
+    final func copyAnswer(_ ids: UnsafeMutablePointer<Int64>?, _ flags: UnsafeMutablePointer<Int32>?) {
+        Self.copy(answerIDs, to: ids)
+        Self.copy(answerFlags, to: flags)
+    }
+
+    /// Safe because: C has room for `result.count` numbers, or gives nil.
+    private static func copy<Number: BitwiseCopyable>(_ numbers: [Number], to place: UnsafeMutablePointer<Number>?) {
+        numbers.withUnsafeBufferPointer { numbers in
+            guard let start = numbers.baseAddress else { return }
+            place?.update(from: start, count: numbers.count)
+        }
     }
 }

@@ -16,6 +16,11 @@ func rx_configure(_ settings: UnsafePointer<rx_settings>?) {
 }
 
 @c @implementation
+func rx_warm_up() {
+    entry { _ in WarmUp.run() }
+}
+
+@c @implementation
 func rx_disconnect() {
     entry { session in session.disconnect() }
 }
@@ -78,6 +83,13 @@ func rx_give_truth(_ exchange: OpaquePointer?, _ truth: UnsafePointer<rx_truth>?
 @c @implementation
 func rx_read_answer(_ exchange: OpaquePointer?, _ result: UnsafeMutablePointer<rx_read_result>?) {
     entry { _ in result?.pointee = borrow(exchange, as: TruthExchange.self)?.result ?? rx_read_result() }
+}
+
+@c @implementation
+func rx_copy_answer(
+    _ exchange: OpaquePointer?, _ entityIDs: UnsafeMutablePointer<Int64>?, _ flags: UnsafeMutablePointer<Int32>?
+) {
+    entry { _ in borrow(exchange, as: TruthExchange.self)?.copyAnswer(entityIDs, flags) }
 }
 
 @c @implementation

@@ -15,7 +15,7 @@ final class InvalidateExchange: Exchange {
     private var state = State.idle
 
     init(_ session: Session, _ type: UnsafePointer<rx_type>?, userID: Int64?, entityID: Int64?) throws(Failure) {
-        let type = try TypeDescription(type)
+        let type = try session.type(type)
         let keys = session.keys
         if let userID {
             commands.begin("UNLINK", arguments: 1)
@@ -40,7 +40,8 @@ final class InvalidateExchange: Exchange {
                     state = .opening
                 case .opening:
                     if let wait = try pollRedis(at: now) { return .wait(wait) }
-                    try startRedis { link throws(Failure) in try link.send(commands, at: now) }
+                    try startRedis { link throws(Failure) in try link.send(at: now) { $0.append(commandsOf: commands) }
+                    }
                     state = .unlinking
                 case .unlinking:
                     if let wait = try pollRedis(at: now) { return .wait(wait) }

@@ -6,7 +6,7 @@ final class OpenExchange: Exchange {
         do throws(Failure) {
             if !hasBegun {
                 hasBegun = true
-                try startRedis { link throws(Failure) in try link.open(at: now) }
+                try startRedis { link throws(Failure) in try link.open(at: now, withScripts: true) }
             }
             if let wait = try pollRedis(at: now) { return .wait(wait) }
             return .done

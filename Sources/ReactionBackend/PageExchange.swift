@@ -26,7 +26,7 @@ final class PageExchange: TruthExchange {
     init(
         _ session: Session, _ type: UnsafePointer<rx_type>?, userID: Int64, mask: Int32, after: Int64, limit: Int32
     ) throws(Failure) {
-        self.type = try TypeDescription(type)
+        self.type = try session.type(type)
         self.userID = userID
         self.mask = mask & self.type.flags
         self.after = after
@@ -41,7 +41,7 @@ final class PageExchange: TruthExchange {
                 switch state {
                 case .awaitingTruth:
                     guard mask != 0, limit > 0 else {
-                        answer(ids: [], flags: [], isComplete: true)
+                        answer(flags: [], isComplete: true)
                         state = .answered
                         continue
                     }

@@ -71,7 +71,7 @@ final class ProbeExchange: Exchange {
             commands.begin("CONFIG", arguments: 2)
             commands.append("GET")
             commands.append("maxmemory-policy")
-            try startRedis { link throws(Failure) in try link.send(commands, at: now) }
+            try startRedis { link throws(Failure) in try link.send(at: now) { $0.append(commandsOf: commands) } }
             state = .askingRedis
         default:
             if let wait = try pollRedis(at: now) { return wait }

@@ -16,6 +16,8 @@ final class ReadExchange: TruthExchange {
     private let userID: Int64
     private let ids: [Int64]
     private var machine: ReadMachine
+    /// Whether the action waits for its script to be loaded.
+    private var isLoadingScripts = false
     /// Nil before the first step.
     private var activity: ReadMachine.Action?
 
@@ -23,7 +25,7 @@ final class ReadExchange: TruthExchange {
         key: [], stamp: Stamp(redisRunID: [], systemIdentifier: 0, timeline: 0, epoch: 0))
     /// The connection on which the map was read; a fill is offered on no other.
     private var connection: UInt64 = 0
-    private var map: UserMapReading
+    private var map = UserMapReading(unknown: 0)
     private var unknownIDs: [Int64]
     private var nonce: [UInt8] = []
     private var given: GivenTruth?
@@ -32,13 +34,12 @@ final class ReadExchange: TruthExchange {
     private var pauseEnd = Deadline(after: 0, from: 0)
 
     init(_ session: Session, _ request: rx_read_request) throws(Failure) {
-        type = try TypeDescription(request.type)
+        type = try session.type(request.type)
         userID = request.user_id
         let isWholeMap = request.whole_map != 0
         let count = isWholeMap || request.entity_ids == nil ? 0 : request.entity_count
         ids = Array(UnsafeBufferPointer(start: request.entity_ids, count: count))
         unknownIDs = ids
-        map = UserMapReading(unknown: ids.count)
         let source: ReadMachine.Source
         switch request.truth {
         case Int32(bitPattern: RX_TRUTH_NONE.rawValue): source = .none
@@ -63,7 +64,9 @@ final class ReadExchange: TruthExchange {
             case .openRedis, .readMap, .askMiss, .fillComplete, .fillIDs, .fillTooMany, .touch:
                 do throws(Failure) {
                     if let wait = try pollRedis(at: now) { return .wait(wait) }
-                    self.activity = start(try redisAnswered(activity, now), now)
+                    let isLoaded = isLoadingScripts
+                    isLoadingScripts = false
+                    self.activity = isLoaded ? start(activity, now) : start(try redisAnswered(activity, now), now)
                 } catch {
                     self.activity = start(machine.redisFailed(error), now)
                 }
@@ -104,33 +107,36 @@ final class ReadExchange: TruthExchange {
     }
 
     private func begin(_ action: ReadMachine.Action, _ now: Int64) throws(Failure) {
-        var commands = CommandBuffer()
         switch action {
         case .openRedis:
             try startRedis { link throws(Failure) in try link.open(at: now) }
         case .readMap:
-            if readsWholeMap {
-                commands.appendReadWholeMap(of: address.key)
-            } else {
-                commands.appendReadFields(ids, of: address.key)
+            try startRedis { link throws(Failure) in
+                try link.send(at: now) { commands in
+                    if readsWholeMap {
+                        commands.appendReadWholeMap(of: address.key)
+                    } else {
+                        commands.appendReadFields(ids, of: address.key)
+                    }
+                }
             }
-            try startRedis { link throws(Failure) in try link.send(commands, at: now) }
         case .askMiss:
-            commands.appendMiss(
-                address, digest: session.redis.digests.miss, nonce: makeNonce(), ttl: type.userMapTTL,
-                maximumAge: type.userMapMaximumAge, leaseMilliseconds: Self.lease, limit: type.userMapLimit)
-            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+            try call(at: now) { digests, commands in
+                commands.appendMiss(
+                    address, digest: digests.miss, nonce: makeNonce(), ttl: type.userMapTTL,
+                    maximumAge: type.userMapMaximumAge, leaseMilliseconds: Self.lease, limit: type.userMapLimit)
+            }
         case .touch:
-            commands.appendTouch(
-                address, digest: session.redis.digests.touch, nonce: nonce, ttl: type.userMapTTL,
-                maximumAge: type.userMapMaximumAge)
-            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+            try call(at: now) { digests, commands in
+                commands.appendTouch(
+                    address, digest: digests.touch, nonce: nonce, ttl: type.userMapTTL,
+                    maximumAge: type.userMapMaximumAge)
+            }
         case .fillComplete, .fillIDs, .fillTooMany:
             guard session.redis.serial == connection, session.redis.isReady else {
                 throw .redisUnreachable("The connection on which the map was read is gone.")
             }
-            appendFill(action, to: &commands)
-            try startRedis { link throws(Failure) in try link.send(commands, usesScripts: true, at: now) }
+            try call(at: now) { digests, commands in appendFill(action, digests.fill, to: &commands) }
         case .pause(let milliseconds):
             pauseEnd = Deadline(after: milliseconds, from: now)
         case .wantTruth(let scope):
@@ -152,14 +158,27 @@ final class ReadExchange: TruthExchange {
         return machine.question.isWholeMap || ids.count >= Self.mostFields || threshold > 0 && ids.count >= threshold
     }
 
-    private func appendFill(_ action: ReadMachine.Action, to commands: inout CommandBuffer) {
+    /// Calls a script, or has the scripts loaded first: then the action is begun again.
+    private func call(
+        at now: Int64, _ compose: (ScriptDigests, inout CommandBuffer) -> Void
+    ) throws(Failure) {
+        try startRedis { link throws(Failure) in
+            guard let digests = link.digests else {
+                isLoadingScripts = true
+                return try link.open(at: now, withScripts: true)
+            }
+            try link.send(usesScripts: true, at: now) { compose(digests, &$0) }
+        }
+    }
+
+    private func appendFill(_ action: ReadMachine.Action, _ digest: [UInt8], to commands: inout CommandBuffer) {
         var entries: [Truth.Entry] = []
         if let truth, action == .fillComplete { entries = truth.entries }
         if let truth, action == .fillIDs {
             entries = unknownIDs.prefix(Int(max(type.userMapLimit, 0))).map(truth.entry)
         }
         commands.beginFill(
-            address, digest: session.redis.digests.fill, nonce: nonce, floor: given?.floor ?? 0,
+            address, digest: digest, nonce: nonce, floor: given?.floor ?? 0,
             state: action == .fillComplete ? .complete : .partial, fields: entries.count)
         var field: [UInt8] = []
         for entry in entries {
@@ -230,8 +249,10 @@ final class ReadExchange: TruthExchange {
             if map.marker?.state == .partial { return .tooMany }
             guard map.marker?.state == .complete, map.unknownCount == 0 else { return .gaps }
         } else {
-            unknownIDs = map.unknownIDs(of: ids)
-            guard unknownIDs.isEmpty else { return .gaps }
+            guard map.unknownCount == 0 else {
+                unknownIDs = map.unknownIDs(of: ids)
+                return .gaps
+            }
         }
         count(unknown: 0)
         guard let marker = map.marker else { return .everything(isTouchDue: false) }
@@ -256,12 +277,15 @@ final class ReadExchange: TruthExchange {
 
     private func finish(_ outcome: ReadMachine.Outcome) {
         guard machine.question.isWholeMap else {
-            let flags = zip(ids, map.flags).map { id, flags in
+            if map.unknownCount == 0, map.flags.count == ids.count { return answer(flags: map.flags, isComplete: true) }
+            let known =
+                map.flags.count == ids.count ? map.flags : Array(repeating: UserMapReading.unknown, count: ids.count)
+            let flags = zip(ids, known).map { id, flags in
                 flags == UserMapReading.unknown ? truth?.entry(of: id).flags ?? flags : flags
             }
-            return answer(ids: ids, flags: flags, isComplete: true)
+            return answer(flags: flags, isComplete: true)
         }
-        guard outcome == .answered else { return answer(ids: [], flags: [], isComplete: false) }
+        guard outcome == .answered else { return answer(flags: [], isComplete: false) }
         if let entries = truth?.entries.filter({ $0.flags != 0 }) {
             answer(ids: entries.map(\.entityID), flags: entries.map(\.flags), isComplete: true)
         } else {

@@ -1,13 +1,7 @@
 import RedisStore
 
-/// What is said first on a new connection, in one round trip: who we are, which database, who the server is, and the scripts.
+/// What is said first on a new connection, in one round trip: who we are, which database, who the server is.
 enum RedisHandshake {
-    struct Outcome {
-        /// Names the server process; it changes with a restart.
-        var runID: [UInt8]
-        var digests: ScriptDigests
-    }
-
     static func commands(_ settings: Settings) -> CommandBuffer {
         var commands = CommandBuffer()
         if authenticates(settings) {
@@ -21,7 +15,6 @@ enum RedisHandshake {
         }
         commands.begin("INFO", arguments: 1)
         commands.append("server")
-        commands.append(commandsOf: loadingCommands())
         return commands
     }
 
@@ -35,7 +28,8 @@ enum RedisHandshake {
         return commands
     }
 
-    static func outcome(of replies: ReplyArena, _ settings: Settings) throws(Failure) -> Outcome {
+    /// The server's run id, which changes with a restart.
+    static func runID(in replies: ReplyArena, _ settings: Settings) throws(Failure) -> [UInt8] {
         var position = 0
         func next() throws(Failure) -> ArraySlice<UInt8> {
             if let error = replies.error(at: position) {
@@ -54,12 +48,23 @@ enum RedisHandshake {
         guard let runID = RedisInfo.value(of: "run_id", in: try next()), !runID.isEmpty else {
             throw .redisNonsense("The server does not tell its run_id.")
         }
+        return Array(runID)
+    }
+
+    /// What the server answers to `loadingCommands`.
+    static func digests(in replies: ReplyArena) throws(Failure) -> ScriptDigests {
+        var position = 0
+        func next() throws(Failure) -> [UInt8] {
+            if let error = replies.error(at: position) { throw .redis(error: error) }
+            defer { position = replies.position(after: position) }
+            return Array(replies.text(at: position))
+        }
         var digests = ScriptDigests()
-        digests.miss = Array(try next())
-        digests.fill = Array(try next())
-        digests.apply = Array(try next())
-        digests.touch = Array(try next())
-        return Outcome(runID: Array(runID), digests: digests)
+        digests.miss = try next()
+        digests.fill = try next()
+        digests.apply = try next()
+        digests.touch = try next()
+        return digests
     }
 
     private static func authenticates(_ settings: Settings) -> Bool { !settings.redisPassword.isEmpty }
@@ -73,9 +78,12 @@ enum RedisHandshake {
 enum RedisInfo {
     static func value(of name: StaticString, in text: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
         name.withUTF8Buffer { name in
-            for line in text.split(separator: UInt8(ascii: "\n")) where line.starts(with: name) {
+            var rest = text
+            while !rest.isEmpty {
+                let line = rest.prefix { $0 != UInt8(ascii: "\n") }
+                rest = rest[line.endIndex...].dropFirst()
                 let value = line.dropFirst(name.count)
-                guard value.first == UInt8(ascii: ":") else { continue }
+                guard line.starts(with: name), value.first == UInt8(ascii: ":") else { continue }
                 return value.dropFirst().prefix { $0 != UInt8(ascii: "\r") }
             }
             return nil

@@ -16,9 +16,11 @@ final class RedisLink {
         case closed
         /// Can transition to: handshaking, closed.
         case connecting
-        /// Can transition to: idle, closed.
+        /// Can transition to: loading, idle, closed.
         case handshaking
-        /// Nothing is outstanding. Can transition to: talking, closed.
+        /// Can transition to: idle, closed.
+        case loading
+        /// Nothing is outstanding. Can transition to: loading, talking, closed.
         case idle
         /// Can transition to: idle, closed.
         case talking
@@ -35,7 +37,9 @@ final class RedisLink {
     /// Rises with every connection: what was read on one says nothing about the next.
     private(set) var serial: UInt64
     private(set) var runID: [UInt8] = []
-    private(set) var digests = ScriptDigests()
+    /// Nil until scripts are wanted on the connection.
+    private(set) var digests: ScriptDigests?
+    private var wantsScripts = false
     /// Whether Redis has the scripts, as far as is known; it forgets them on SCRIPT FLUSH.
     private var hasScripts = false
 
@@ -73,8 +77,15 @@ final class RedisLink {
     }
 
     /// Makes sure of a connection; `advance` until nil, then it is idle.
-    func open(at now: Int64, ignoringBreaker: Bool = false) throws(Failure) {
-        if isReady { return }
+    ///
+    /// - Parameter withScripts: whether the scripts are loaded as well, whose digests are known then. A session that finds what it
+    ///   reads in Redis never needs them.
+    func open(at now: Int64, withScripts: Bool = false, ignoringBreaker: Bool = false) throws(Failure) {
+        wantsScripts = withScripts
+        if isReady {
+            if withScripts, digests == nil { startLoading(now) }
+            return
+        }
         guard case .closed = state else { throw .brokenContract("A conversation with Redis was begun within another.") }
         let endpoint = try settings.redis.get()
         guard breaker.allowsAttempt(at: now) || ignoringBreaker else {
@@ -91,14 +102,17 @@ final class RedisLink {
 
     /// Sends commands on the idle connection; `advance` until nil, then the replies begin at `answer`.
     ///
-    /// - Parameter mayRetry: whether scripts that Redis has forgotten are loaded and the commands sent again.
+    /// - Parameters:
+    ///   - mayRetry: whether scripts that Redis has forgotten are loaded and the commands sent again.
+    ///   - compose: appends the commands to the link's buffer.
     func send(
-        _ commands: CommandBuffer, usesScripts: Bool = false, mayRetry: Bool = true, at now: Int64
+        usesScripts: Bool = false, mayRetry: Bool = true, at now: Int64, _ compose: (inout CommandBuffer) -> Void
     ) throws(Failure) {
         guard case .idle = state else {
             throw .brokenContract("A command was sent to Redis outside of a conversation.")
         }
-        self.commands = commands
+        commands.removeAll()
+        compose(&commands)
         self.usesScripts = usesScripts
         self.mayRetry = usesScripts && mayRetry && hasScripts
         deadline = Deadline(after: settings.redisTimeout, from: now)
@@ -129,7 +143,14 @@ final class RedisLink {
                 if let wait = try finishConnecting(now) { return wait }
             case .handshaking:
                 if let wait = try transfer(now) { return wait }
-                try finishHandshake()
+                runID = try RedisHandshake.runID(in: replies, settings)
+                digests = nil
+                if wantsScripts { startLoading(now) } else { state = .idle }
+            case .loading:
+                if let wait = try transfer(now) { return wait }
+                digests = try RedisHandshake.digests(in: replies)
+                hasScripts = true
+                state = .idle
             case .talking:
                 if let wait = try transfer(now) { return wait }
                 try finishTalking()
@@ -177,12 +198,9 @@ final class RedisLink {
         return nil
     }
 
-    private func finishHandshake() throws(Failure) {
-        let outcome = try RedisHandshake.outcome(of: reader.replies, settings)
-        runID = outcome.runID
-        digests = outcome.digests
-        hasScripts = true
-        state = .idle
+    private func startLoading(_ now: Int64) {
+        deadline = Deadline(after: settings.redisTimeout, from: now)
+        startConversation(RedisHandshake.loadingCommands(), as: .loading)
     }
 
     // MARK: Talking
@@ -225,21 +243,36 @@ final class RedisLink {
 
     private func transfer(_ now: Int64) throws(Failure) -> Wait? {
         guard let socket else { throw .brokenContract("The connection to Redis has no socket.") }
-        while !unsent.isEmpty {
-            switch unsent.withUnsafeBytes(socket.send) {
-            case .moved(let count): unsent = unsent.dropFirst(count)
-            case .wouldBlock: return .writable(socket.descriptor, try remaining(now))
-            case .ended: throw .redisUnreachable("The server has closed the connection.")
-            case .failed(let number): throw .redisUnreachable("\(SystemError(number: number).text).")
-            }
+        if !unsent.isEmpty {
+            try send(to: socket)
+            // An answer takes longer than it takes to get here again.
+            return unsent.isEmpty
+                ? .readable(socket.descriptor, try remaining(now), connection: serial)
+                : .writable(socket.descriptor, try remaining(now))
         }
         while reader.replyCount < expectedReplies {
-            if try !receive(from: socket) { return .readable(socket.descriptor, try remaining(now)) }
+            if try !receive(from: socket) {
+                return .readable(socket.descriptor, try remaining(now), connection: serial)
+            }
         }
         guard reader.replyCount == expectedReplies else {
             throw .redisNonsense("There were more replies than commands.")
         }
         return nil
+    }
+
+    /// Sends what the socket takes.
+    private func send(to socket: StreamSocket) throws(Failure) {
+        while !unsent.isEmpty {
+            switch unsent.withUnsafeBytes(socket.send) {
+            case .moved(let count): unsent = unsent.dropFirst(count)
+            case .wouldBlock: return
+            case .ended: throw .redisUnreachable("The server has closed the connection.")
+            case .failed(let number): throw .redisUnreachable("\(SystemError(number: number).text).")
+            }
+        }
+        // Not even an empty slice: the buffer is written to again only while nobody else holds it.
+        unsent = []
     }
 
     /// Returns whether anything came.
@@ -274,7 +307,7 @@ final class RedisLink {
         guard failure.code != RX_ERROR_INTERNAL else { return failure }
         switch state {
         case .closed, .connecting: addresses = []
-        case .handshaking, .idle, .talking: break
+        case .handshaking, .loading, .idle, .talking: break
         }
         close()
         lastFailure = failure

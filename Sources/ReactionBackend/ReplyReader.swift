@@ -71,28 +71,28 @@ final class ReplyReader {
 /// Safe because: it is never changed after it was made, and a backend has one thread.
 private nonisolated(unsafe) var replyFunctions = redisReplyObjectFunctions(
     createString: { task, text, length in
-        withReader(task) { reader, task in
+        withReader(task) { reader in
             let text = UnsafeRawBufferPointer(start: text, count: text == nil ? 0 : length)
-            reader.appendText(text, isError: task.type == REDIS_REPLY_ERROR)
+            reader.appendText(text, isError: task?.pointee.type == REDIS_REPLY_ERROR)
         }
     },
     createArray: { task, count in
-        withReader(task) { reader, _ in reader.append(.array(Int(count))) }
+        withReader(task) { reader in reader.append(.array(Int(count))) }
     },
     createInteger: { task, number in
-        withReader(task) { reader, _ in reader.append(.integer(number)) }
+        withReader(task) { reader in reader.append(.integer(number)) }
     },
     createNil: { task in
-        withReader(task) { reader, _ in reader.append(.null) }
+        withReader(task) { reader in reader.append(.null) }
     },
     freeObject: { _ in }
 )
 
 /// Returns what hiredis takes for the object that was made; nil would mean out of memory.
 private func withReader(
-    _ task: UnsafePointer<redisReadTask>?, _ body: (ReplyReader, redisReadTask) -> Void
+    _ task: UnsafePointer<redisReadTask>?, _ body: (ReplyReader) -> Void
 ) -> UnsafeMutableRawPointer? {
-    guard let task = task?.pointee, let reader = task.privdata else { return nil }
-    body(Unmanaged<ReplyReader>.fromOpaque(reader).takeUnretainedValue(), task)
+    guard let reader = task?.pointee.privdata else { return nil }
+    Unmanaged<ReplyReader>.fromOpaque(reader)._withUnsafeGuaranteedRef(body)
     return reader
 }

@@ -10,6 +10,7 @@ final class Session {
     private(set) var clickHouse: ClickHouseLink
     private(set) var keys = KeySpace(prefix: [])
     let apply = ApplyAtCommit()
+    private var types: [TypeDescription] = []
     private var constantTexts: [KeyTemplate.Problem: LentText] = [:]
 
     init() {
@@ -25,6 +26,17 @@ final class Session {
         redis = RedisLink(settings: settings, tally: tally, after: redis.serial)
         clickHouse = ClickHouseLink(settings: settings, tally: tally)
         keys = KeySpace(prefix: settings.keyPrefix)
+    }
+
+    /// The copy of the type, made when it is first used or has changed.
+    func type(_ type: UnsafePointer<rx_type>?) throws(Failure) -> TypeDescription {
+        guard let type = type?.pointee else { throw .brokenContract("There is no entity type.") }
+        if let known = types.first(where: { $0.describes(type) }) { return known }
+        let description = try TypeDescription(type)
+        // What was read of the catalog earlier is not asked for again, or only until the transaction ends.
+        types.removeAll { $0.name == description.name }
+        types.append(description)
+        return description
     }
 
     /// The text at an address that stays.

@@ -3,22 +3,26 @@ import ReactionModel
 import RedisStore
 
 /// A copy of what C knows about an entity type.
-struct TypeDescription {
-    var name: String
-    var kinds: [Kind]
-    var userMapKey: KeyTemplate
-    var entityKey: KeyTemplate
-    var shardCount: Int32
-    var userMapLimit: Int32
-    var userMapTTL: Int32
-    var userMapMaximumAge: Int32
-    private var systemIdentifier: UInt64
-    private var timeline: UInt32
-    private var epoch: Int64
+final class TypeDescription {
+    let name: String
+    let kinds: [Kind]
+    /// The bits of all kinds.
+    let flags: Int32
+    let userMapKey: KeyTemplate
+    let entityKey: KeyTemplate
+    let shardCount: Int32
+    let userMapLimit: Int32
+    let userMapTTL: Int32
+    let userMapMaximumAge: Int32
+    private let serial: UInt64
+    private let systemIdentifier: UInt64
+    private let timeline: UInt32
+    private let epoch: Int64
+    /// The last stamp that was asked for, and the run id in it.
+    private var stamp: (redisRunID: [UInt8], stamp: Stamp)?
 
-    init(_ type: UnsafePointer<rx_type>?) throws(Failure) {
-        guard let type = type?.pointee, let name = type.name, let userMapKey = type.user_map_template,
-            let entityKey = type.entity_template
+    init(_ type: rx_type) throws(Failure) {
+        guard let name = type.name, let userMapKey = type.user_map_template, let entityKey = type.entity_template
         else { throw .brokenContract("An entity type is incomplete.") }
         do throws(KeyTemplate.Problem) {
             self.userMapKey = try KeyTemplate(String(cString: userMapKey), required: "<user>")
@@ -27,26 +31,36 @@ struct TypeDescription {
             throw .notConfigured("a key template of an entity type is not valid", detail: error.rawValue)
         }
         self.name = String(cString: name)
-        kinds = UnsafeBufferPointer(start: type.kinds, count: type.kinds == nil ? 0 : type.kind_count).compactMap {
+        let kinds = UnsafeBufferPointer(start: type.kinds, count: type.kinds == nil ? 0 : type.kind_count).compactMap {
             kind in
             kind.name.map { Kind(name: String(cString: $0), flag: kind.flag) }
         }
+        self.kinds = kinds
+        flags = kinds.reduce(0) { $0 | $1.flag }
         shardCount = type.shard_count
         userMapLimit = type.user_map_limit
         userMapTTL = type.user_map_ttl_s
         userMapMaximumAge = type.user_map_max_age_s
+        serial = type.serial
         systemIdentifier = type.system_identifier
         timeline = type.timeline
         epoch = type.epoch
     }
 
-    /// The bits of all kinds.
-    var flags: Int32 { kinds.reduce(0) { $0 | $1.flag } }
+    /// Whether this is still a copy of the type.
+    func describes(_ type: rx_type) -> Bool {
+        serial == type.serial && timeline == type.timeline && systemIdentifier == type.system_identifier
+    }
 
     func userMap(of userID: Int64, _ keys: KeySpace, redisRunID: [UInt8]) -> UserMapAddress {
         UserMapAddress(
-            key: keys.key(userMapKey, id: userID, shardCount: shardCount),
-            stamp: Stamp(
-                redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch))
+            key: keys.key(userMapKey, id: userID, shardCount: shardCount), stamp: stamp(redisRunID: redisRunID))
+    }
+
+    private func stamp(redisRunID: [UInt8]) -> Stamp {
+        if let stamp, stamp.redisRunID == redisRunID { return stamp.stamp }
+        let made = Stamp(redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
+        stamp = (redisRunID, made)
+        return made
     }
 }

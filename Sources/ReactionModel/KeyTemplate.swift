@@ -96,16 +96,30 @@ public struct KeyTemplate: Hashable, Sendable {
     }
 }
 
+/// Writes the decimal digits of `value` so that they end before `end`, and returns where they start: at most 20 bytes earlier.
+///
+/// Safe because: the caller has at least 20 bytes before `end`; a number has 19 digits at most, and a sign.
+public func writeDecimal(_ value: Int64, endingAt end: Int, of bytes: UnsafeMutableRawBufferPointer) -> Int {
+    var start = end
+    var magnitude = value.magnitude
+    repeat {
+        start &-= 1
+        bytes[start] = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: magnitude % 10)
+        magnitude /= 10
+    } while magnitude > 0
+    if value < 0 {
+        start &-= 1
+        bytes[start] = UInt8(ascii: "-")
+    }
+    return start
+}
+
 extension [UInt8] {
     /// Appends the decimal digits of `value`.
     public mutating func appendDecimal(_ value: Int64) {
-        if value < 0 { append(UInt8(ascii: "-")) }
-        var magnitude = value.magnitude
-        let start = count
-        repeat {
-            append(UInt8(ascii: "0") + UInt8(truncatingIfNeeded: magnitude % 10))
-            magnitude /= 10
-        } while magnitude > 0
-        self[start...].reverse()
+        withUnsafeTemporaryAllocation(byteCount: 20, alignment: 1) { scratch in
+            let start = writeDecimal(value, endingAt: scratch.count, of: scratch)
+            append(contentsOf: UnsafeRawBufferPointer(rebasing: scratch[start...]))
+        }
     }
 }

@@ -30,12 +30,6 @@ public struct ByteCursor {
         return true
     }
 
-    public mutating func take(_ count: Int) -> ArraySlice<UInt8>? {
-        guard count >= 0, count <= end - position else { return nil }
-        defer { position += count }
-        return bytes[position..<position + count]
-    }
-
     /// The bytes up to `byte`, or up to the end; steps over `byte`.
     public mutating func take(upTo byte: UInt8) -> ArraySlice<UInt8> {
         let start = position
@@ -58,17 +52,6 @@ public struct ByteCursor {
         }
         return number
     }
-
-    /// A decimal number with an optional minus sign. The lowest Int64 is among them.
-    public mutating func signedDecimal() -> Int64? {
-        guard skip(UInt8(ascii: "-")) else { return decimal() }
-        let start = position
-        if let magnitude = decimal() { return -magnitude }
-        position = start
-        return take(Self.lowestMagnitude.count)?.elementsEqual(Self.lowestMagnitude) == true ? Int64.min : nil
-    }
-
-    private static let lowestMagnitude = Array("9223372036854775808".utf8)
 
     private static func digit(_ byte: UInt8) -> Int64? {
         let digit = byte &- UInt8(ascii: "0")

@@ -45,18 +45,26 @@ public struct CommandBuffer {
         argument.withUTF8Buffer { append($0) }
     }
 
+    /// Makes room for what is known to come.
+    public mutating func reserve(_ count: Int) {
+        bytes.reserveCapacity(bytes.count &+ count)
+    }
+
     public mutating func append(_ number: Int64) {
-        var length = number < 0 ? 2 : 1
-        var rest = number.magnitude / 10
-        while rest > 0 {
-            length += 1
-            rest /= 10
+        // From the end to the start, as numbers are written: a read appends hundreds of them.
+        withUnsafeTemporaryAllocation(byteCount: 48, alignment: 1) { scratch in
+            func endLine(before end: Int) -> Int {
+                scratch[end &- 1] = UInt8(ascii: "\n")
+                scratch[end &- 2] = UInt8(ascii: "\r")
+                return end &- 2
+            }
+            let end = endLine(before: scratch.count)
+            var start = writeDecimal(number, endingAt: end, of: scratch)
+            let length = end &- start
+            start = writeDecimal(Int64(length), endingAt: endLine(before: start), of: scratch) &- 1
+            scratch[start] = UInt8(ascii: "$")
+            bytes.append(contentsOf: UnsafeRawBufferPointer(rebasing: scratch[start...]))
         }
-        bytes.append(UInt8(ascii: "$"))
-        bytes.appendDecimal(Int64(length))
-        endLine()
-        bytes.appendDecimal(number)
-        endLine()
     }
 
     /// Appends the commands of another buffer.

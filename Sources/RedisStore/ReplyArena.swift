@@ -24,7 +24,7 @@ public struct ReplyArena {
         nodes.removeAll(keepingCapacity: true)
     }
 
-    public mutating func appendText(_ text: some Collection<UInt8>, isError: Bool) {
+    public mutating func appendText(_ text: UnsafeRawBufferPointer, isError: Bool) {
         let start = bytes.count
         bytes.append(contentsOf: text)
         nodes.append(isError ? .error(start..<bytes.count) : .text(start..<bytes.count))
@@ -48,6 +48,16 @@ public struct ReplyArena {
             position += 1
         }
         return position
+    }
+
+    /// Hands over every text in place; the ranges of nodes lie within.
+    public func withTexts<Answer, Problem: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(Problem) -> Answer
+    ) throws(Problem) -> Answer {
+        let result: Result<Answer, Problem> = bytes.withUnsafeBytes { texts in
+            do throws(Problem) { return .success(try body(texts)) } catch { return .failure(error) }
+        }
+        return try result.get()
     }
 
     public func cursor(_ range: Range<Int>) -> ByteCursor {

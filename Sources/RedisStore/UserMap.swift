@@ -39,11 +39,37 @@ public struct UserMapMarker: Equatable, Sendable {
 
 /// Reading of the fields of a user map: `<flags>` followed by marks, or `?…` for unknown.
 public enum UserMapField {
-    /// The flags of a field, or nil if they are unknown or cannot be read.
-    public static func flags(_ cursor: ByteCursor) -> Int32? {
-        var cursor = cursor
-        guard let number = cursor.decimal(), let flags = Int32(exactly: number) else { return nil }
-        return cursor.isAtEnd || cursor.skip(UInt8(ascii: ":")) ? flags : nil
+    /// The entity that a field is of, or nil if it is another field.
+    public static func entityID(_ text: Slice<UnsafeRawBufferPointer>) -> Int64? {
+        let isNegative = text.first == UInt8(ascii: "-")
+        var id: Int64 = 0
+        let digits = isNegative ? text.dropFirst() : text
+        for byte in digits {
+            let digit = byte &- UInt8(ascii: "0")
+            guard digit < 10 else { return nil }
+            let (tenfold, overflows) = id.multipliedReportingOverflow(by: 10)
+            // Downwards if negative, since the lowest number has no counterpart.
+            let (sum, carries) =
+                isNegative
+                ? tenfold.subtractingReportingOverflow(Int64(digit)) : tenfold.addingReportingOverflow(Int64(digit))
+            guard !overflows, !carries else { return nil }
+            id = sum
+        }
+        return digits.isEmpty ? nil : id
+    }
+
+    /// The flags of a field, or nil if they are unknown or cannot be read. Read in place: a page has hundreds of fields.
+    public static func flags(_ text: Slice<UnsafeRawBufferPointer>) -> Int32? {
+        var flags: Int32 = 0
+        for (offset, byte) in text.enumerated() {
+            let digit = byte &- UInt8(ascii: "0")
+            guard digit < 10 else { return byte == UInt8(ascii: ":") && offset > 0 ? flags : nil }
+            let (tenfold, overflows) = flags.multipliedReportingOverflow(by: 10)
+            let (sum, carries) = tenfold.addingReportingOverflow(Int32(digit))
+            guard !overflows, !carries else { return nil }
+            flags = sum
+        }
+        return text.isEmpty ? nil : flags
     }
 }
 

@@ -23,6 +23,7 @@ public struct UserMapAddress {
 
 extension CommandBuffer {
     public mutating func appendReadFields(_ ids: [Int64], of key: [UInt8]) {
+        reserve(64 &+ key.count &+ ids.count &* 16)
         begin("HMGET", arguments: ids.count &+ 2)
         append(key)
         append(UserMapMarker.field)

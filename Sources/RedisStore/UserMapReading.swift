@@ -32,11 +32,14 @@ public struct UserMapReading {
         guard try Self.arrayCount(replies, position) == count &+ 1 else { throw .unexpectedShape }
         flags.reserveCapacity(count)
         if case .text(let range) = replies[position &+ 1] { marker = .init(replies.cursor(range), stamp: stamp) }
-        for index in 0..<count {
-            switch replies[position &+ 2 &+ index] {
-            case .text(let range): add(marker == nil ? nil : UserMapField.flags(replies.cursor(range)))
-            case .null: add(absentFlags)
-            default: throw .unexpectedShape
+        let absent = absentFlags
+        try replies.withTexts { texts throws(Problem) in
+            for index in 0..<count {
+                switch replies[position &+ 2 &+ index] {
+                case .text(let range): add(marker == nil ? nil : UserMapField.flags(texts[range]))
+                case .null: add(absent)
+                default: throw .unexpectedShape
+                }
             }
         }
     }
@@ -47,7 +50,8 @@ public struct UserMapReading {
         let known = Dictionary(zip(whole.entityIDs, whole.flags), uniquingKeysWith: { first, _ in first })
         marker = whole.marker
         flags.reserveCapacity(ids.count)
-        for id in ids { add(known[id] ?? absentFlags) }
+        let absent = absentFlags
+        for id in ids { add(known[id] ?? absent) }
     }
 
     /// The reply to `HGETALL map`. Entities without a reaction are left out.
@@ -56,18 +60,19 @@ public struct UserMapReading {
         guard count.isMultiple(of: 2) else { throw .unexpectedShape }
         flags.reserveCapacity(count / 2)
         entityIDs.reserveCapacity(count / 2)
-        for name in stride(from: position &+ 1, to: position &+ 1 &+ count, by: 2) {
-            guard case .text(let nameRange) = replies[name], case .text(let range) = replies[name &+ 1] else {
-                throw .unexpectedShape
-            }
-            var cursor = replies.cursor(nameRange)
-            if let id = cursor.signedDecimal(), cursor.isAtEnd {
-                entityIDs.append(id)
-                add(UserMapField.flags(replies.cursor(range)))
-            } else if replies.text(at: name).elementsEqual("_".utf8) {
-                marker = .init(replies.cursor(range), stamp: stamp)
-            } else {
-                throw .unexpectedShape
+        try replies.withTexts { texts throws(Problem) in
+            for name in stride(from: position &+ 1, to: position &+ 1 &+ count, by: 2) {
+                guard case .text(let nameRange) = replies[name], case .text(let range) = replies[name &+ 1] else {
+                    throw .unexpectedShape
+                }
+                if let id = UserMapField.entityID(texts[nameRange]) {
+                    entityIDs.append(id)
+                    add(UserMapField.flags(texts[range]))
+                } else if replies.text(at: name).elementsEqual("_".utf8) {
+                    marker = .init(replies.cursor(range), stamp: stamp)
+                } else {
+                    throw .unexpectedShape
+                }
             }
         }
         if marker == nil { self = .init(unknown: 0) }

@@ -181,7 +181,7 @@ extension Boundary {
             #expect(caller.step(filling).action == Int32(bitPattern: RX_WANT_TRUTH.rawValue))
             #expect(try caller.read([7]) == .init(flags: [7: 1], isComplete: true, wanted: [[7]]))
             #expect(try redis.command("HLEN", prefix + "reactions:1") == .integer(1))
-            #expect(try caller.finish(filling).flags == [7: 1])
+            #expect(try caller.finish(filling, asked: [7]).flags == [7: 1])
             #expect(try caller.read([7]).wanted == [])
         }
 
@@ -193,7 +193,7 @@ extension Boundary {
             caller.give(late)
             try redis.command("DEL", prefix + "reactions:1")
             #expect(caller.step(late).action == Int32(bitPattern: RX_DONE.rawValue))
-            #expect(caller.answer(of: late).flags == [7: 1])
+            #expect(caller.answer(of: late, asked: [7]).flags == [7: 1])
             rx_end(late)
             #expect(try redis.command("EXISTS", prefix + "reactions:1") == .integer(0))
             #expect(caller.takeCounters().fills_refused == 1)

@@ -109,7 +109,7 @@ final class Caller {
         user: Int64 = 1, _ ids: [Int64]?, mayFill: Bool = true, skipsRedis: Bool = false,
         truth: rx_truth_source = RX_TRUTH_TABLE
     ) throws -> Answer {
-        try finish(beginRead(user: user, ids, mayFill: mayFill, skipsRedis: skipsRedis, truth: truth))
+        try finish(beginRead(user: user, ids, mayFill: mayFill, skipsRedis: skipsRedis, truth: truth), asked: ids)
     }
 
     func page(user: Int64 = 1, mask: Int32, after: Int64, limit: Int32) throws -> Answer {
@@ -124,24 +124,33 @@ final class Caller {
     }
 
     /// Steps to the end and ends the exchange.
-    func finish(_ exchange: OpaquePointer?) throws -> Answer {
+    ///
+    /// - Parameter asked: the ids of a read by ids.
+    func finish(_ exchange: OpaquePointer?, asked: [Int64]? = nil) throws -> Answer {
         defer { rx_end(exchange) }
         var wanted: [[Int64]?] = []
         while true {
             let wait = step(exchange)
             switch rx_action(UInt32(wait.action)) {
             case RX_WANT_TRUTH: wanted.append(give(exchange))
-            case RX_DONE: return answer(of: exchange, wanted)
+            case RX_DONE: return answer(of: exchange, asked: asked, wanted)
             default: throw failure(of: exchange)
             }
         }
     }
 
-    func answer(of exchange: OpaquePointer?, _ wanted: [[Int64]?] = []) -> Answer {
+    /// - Parameter asked: the ids of a read by ids.
+    func answer(of exchange: OpaquePointer?, asked: [Int64]?, _ wanted: [[Int64]?] = []) -> Answer {
         var result = rx_read_result()
         rx_read_answer(exchange, &result)
-        let ids = Array(UnsafeBufferPointer(start: result.entity_ids, count: result.count))
-        let flags = Array(UnsafeBufferPointer(start: result.flags, count: result.count))
+        var ids = [Int64](repeating: 0, count: result.count)
+        var flags = [Int32](repeating: 0, count: result.count)
+        if let asked {
+            ids = asked
+            rx_copy_answer(exchange, nil, &flags)
+        } else {
+            rx_copy_answer(exchange, &ids, &flags)
+        }
         return Answer(
             flags: Dictionary(zip(ids, flags), uniquingKeysWith: { first, _ in first }),
             isComplete: result.complete != 0,
@@ -256,6 +265,7 @@ final class Caller {
             type.system_identifier = 7_000_000_000_000_000_001
             type.timeline = 1
             type.epoch = epoch
+            type.serial = UInt64(bitPattern: Int64([typeName, "\(limit)", "\(epoch)"].hashValue))
             return withExtendedLifetime(texts) { body(&type) }
         }
     }

@@ -55,14 +55,13 @@ import Testing
         ("", nil), ("-1", nil), ("5x", nil),
     ])
     func aFieldIsItsFlagsOrUnknown(text: String, flags: Int32?) {
-        #expect(UserMapField.flags(ByteCursor(Array(text.utf8))) == flags)
+        let bytes = Array(text.utf8)
+        #expect(bytes.withUnsafeBytes { UserMapField.flags($0[...]) } == flags)
     }
 
     @Test func numbersAreReadUpToTheirLimits() {
         func number(_ text: String) -> Int64? {
-            var cursor = ByteCursor(Array(text.utf8))
-            let number = cursor.signedDecimal()
-            return cursor.isAtEnd ? number : nil
+            Array(text.utf8).withUnsafeBytes { UserMapField.entityID($0[...]) }
         }
         for value in [Int64.min, -1, 0, 1, Int64.max] { #expect(number(String(value)) == value) }
         for text in ["9223372036854775808", "-9223372036854775809", "", "-", "--1", "1-"] {
@@ -122,7 +121,7 @@ import Testing
             _ = UserMapMissAnswer(arena, at: position)
             _ = arena.position(after: position)
             _ = UserMapMarker(ByteCursor(stamp.digits + bytes), stamp: stamp)
-            _ = UserMapField.flags(ByteCursor(bytes))
+            _ = bytes.withUnsafeBytes { UserMapField.flags($0[...]) }
             _ = TruthRow.rows(bytes, flags: .max)
             _ = ClickHouseError.code(in: Array("Code: ".utf8) + bytes)
             _ = RedisInfo.value(of: "run_id", in: bytes[...])

@@ -65,6 +65,14 @@ import Testing
         #expect((595...600).contains(try timeToLive()))
     }
 
+    @Test func `A map is a hash table from its first field on, so that HMGET does not search it`() throws {
+        let nonce = String(repeating: "1", count: 16)
+        #expect(try miss(nonce) == [.text(nonce), "n", 1])
+        #expect(try redis("OBJECT", "ENCODING", key) == "hashtable")
+        #expect(try fill(nonce, floor: 1, state: "c", [7: "1"]) == 1)
+        #expect(try redis("OBJECT", "ENCODING", key) == "hashtable")
+    }
+
     @Test func `While one session fills, another is told to wait`() throws {
         #expect(try miss("1") == ["1", "n", 1])
         #expect(try miss("2") == ["1", "n", 0])

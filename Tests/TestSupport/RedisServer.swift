@@ -42,8 +42,14 @@ public final class RedisServer: Sendable {
     deinit { kill() }
 
     private func waitUntilReady() async throws {
-        // Any answer will do: one that asks for a password, too.
-        try await process.waitUntil { (try? RedisConnection(socketPath: socketPath).command("PING")) != nil }
+        try await process.waitUntil {
+            switch try? RedisConnection(socketPath: socketPath).command("PING") {
+            case nil: false
+            case .error(let text): !text.hasPrefix("LOADING")
+            // Also one that asks for a password.
+            default: true
+            }
+        }
     }
 
     public var process: ServerProcess { state.withLock { $0 } }

@@ -67,6 +67,9 @@ typedef struct Catalog
 	MemoryContext context;
 	CatalogRelations relations;
 	List	   *types;			/* of ReactionType * */
+
+	/* What only writes and misses need, read when they do. */
+	bool		has_rest;
 	int			current_outbox;
 } Catalog;
 
@@ -129,6 +132,7 @@ own_relation(Oid namespace_id, const char *name)
 	return relation;
 }
 
+/* What every call needs. */
 static void
 find_relations(CatalogRelations *relations)
 {
@@ -142,8 +146,15 @@ find_relations(CatalogRelations *relations)
 	relations->namespace_id = namespace_id;
 	relations->entity_type = own_relation(namespace_id, "entity_type");
 	relations->kind = own_relation(namespace_id, "kind");
-	relations->generation = own_relation(namespace_id, "_generation");
 	relations->version_sequence = own_relation(namespace_id, "_version");
+}
+
+static void
+find_other_relations(CatalogRelations *relations)
+{
+	Oid			namespace_id = relations->namespace_id;
+
+	relations->generation = own_relation(namespace_id, "_generation");
 	relations->mirror = own_relation(namespace_id, "_mirror");
 	relations->skipped = own_relation(namespace_id, "_skipped");
 	for (int i = 0; i < OUTBOX_TABLES; i++)
@@ -206,6 +217,7 @@ value_at(TupleTableSlot *slot, AttrNumber attribute)
 static ReactionType *
 read_type(TupleTableSlot *slot, MemoryContext context)
 {
+	static uint64 types_read = 0;
 	ReactionType *type = palloc0(sizeof(ReactionType));
 	char	   *phase = text_at(slot, ATTR_PHASE);
 
@@ -226,6 +238,7 @@ read_type(TupleTableSlot *slot, MemoryContext context)
 	type->skip_unknown = strcmp(text_at(slot, ATTR_UNKNOWN_KINDS), "skip") == 0;
 	type->backfilled = DatumGetBool(value_at(slot, ATTR_BACKFILLED));
 
+	type->boundary.serial = ++types_read;
 	type->boundary.name = type->name;
 	type->boundary.user_map_template = text_at(slot, ATTR_USER_MAP_KEY);
 	type->boundary.entity_template = text_at(slot, ATTR_ENTITY_KEY);
@@ -305,7 +318,6 @@ read_catalog(void)
 	snapshot = RegisterSnapshot(catalog_newest_snapshot());
 	scan_relation(fresh->relations.entity_type, snapshot, add_type, fresh);
 	scan_relation(fresh->relations.kind, snapshot, add_kind, fresh);
-	scan_relation(fresh->relations.mirror, snapshot, set_current_outbox, fresh);
 	UnregisterSnapshot(snapshot);
 
 	MemoryContextSwitchTo(before);
@@ -345,16 +357,37 @@ current_catalog(void)
 	return catalog;
 }
 
+/* The catalog with all of it. What is read is complete before it is called so, and again if it has become stale meanwhile. */
+static Catalog *
+whole_catalog(void)
+{
+	Catalog    *current;
+
+	while (!(current = current_catalog())->has_rest)
+	{
+		Snapshot	snapshot;
+
+		find_other_relations(&current->relations);
+		snapshot = RegisterSnapshot(catalog_newest_snapshot());
+		scan_relation(current->relations.mirror, snapshot, set_current_outbox, current);
+		UnregisterSnapshot(snapshot);
+		current->has_rest = true;
+		if (IsInParallelMode())
+			break;
+	}
+	return current;
+}
+
 const CatalogRelations *
 catalog_relations(void)
 {
-	return &current_catalog()->relations;
+	return &whole_catalog()->relations;
 }
 
 int
 catalog_current_outbox(void)
 {
-	return current_catalog()->current_outbox;
+	return whole_catalog()->current_outbox;
 }
 
 ReactionType *
@@ -446,7 +479,7 @@ identifier_of(const CatalogRelations *relations)
 uint64
 catalog_system_identifier(void)
 {
-	return identifier_of(catalog_relations());
+	return identifier_of(&current_catalog()->relations);
 }
 
 static void
@@ -465,7 +498,7 @@ set_cluster(rx_type *boundary, const CatalogRelations *relations)
 void
 catalog_cluster(rx_type *boundary)
 {
-	set_cluster(boundary, catalog_relations());
+	set_cluster(boundary, &current_catalog()->relations);
 }
 
 const rx_type *
@@ -479,7 +512,7 @@ catalog_boundary(ReactionType *type)
 void
 catalog_fence(void)
 {
-	LockRelationOid(catalog_relations()->entity_type, RowExclusiveLock);
+	LockRelationOid(current_catalog()->relations.entity_type, RowExclusiveLock);
 }
 
 PG_FUNCTION_INFO_V1(reactions_configuration_changed);

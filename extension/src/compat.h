@@ -22,4 +22,11 @@
 #define LOCK_HELD_BY_ME(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
+/* 17 replaced the memory context by a resource owner; either way the set lives until it is freed */
+#if PG_VERSION_NUM >= 170000
+#define CREATE_LASTING_WAIT_EVENT_SET(size) CreateWaitEventSet(NULL, size)
+#else
+#define CREATE_LASTING_WAIT_EVENT_SET(size) CreateWaitEventSet(TopMemoryContext, size)
+#endif
+
 #endif							/* PG_REACTIONS_COMPAT_H */

@@ -6,12 +6,43 @@
  */
 #include "exchange.h"
 
+#include "compat.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
+
+/* The connection that is waited for most, and the set that waits for it; see wait_for_connection. */
+static WaitEventSet *kept_set = NULL;
+static uint64 kept_connection = 0;
+
+/*
+ * One wait for the latch, or for a connection to become readable. Setting up a wait costs several system calls, so the set of the
+ * last connection is kept; the kernel forgets a socket in it when that is closed.
+ */
+static int
+wait_for_connection(const rx_wait *wait, long timeout)
+{
+	WaitEvent	happened;
+
+	if (kept_connection != wait->connection)
+	{
+		if (kept_set != NULL)
+			FreeWaitEventSet(kept_set);
+		kept_connection = 0;
+		kept_set = CREATE_LASTING_WAIT_EVENT_SET(3);
+		AddWaitEventToSet(kept_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(kept_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(kept_set, WL_SOCKET_READABLE, wait->fd, NULL, NULL);
+		kept_connection = wait->connection;
+	}
+	if (WaitEventSetWait(kept_set, timeout, &happened, 1, PG_WAIT_EXTENSION) == 0)
+		return WL_TIMEOUT;
+	return happened.events;
+}
 
 /* Waits as asked; returns what ended it. */
 static rx_ready
@@ -30,7 +61,9 @@ wait_for(const rx_wait *wait)
 	deadline = GetCurrentTimestamp() + timeout * INT64CONST(1000);
 	for (;;)
 	{
-		int			happened = WaitLatchOrSocket(MyLatch, events, socket, timeout, PG_WAIT_EXTENSION);
+		int			happened = wait->action == RX_WAIT_READ && wait->connection != 0
+			? wait_for_connection(wait, timeout)
+			: WaitLatchOrSocket(MyLatch, events, socket, timeout, PG_WAIT_EXTENSION);
 
 		if (happened & WL_LATCH_SET)
 		{

@@ -159,6 +159,26 @@ reactions_flags(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
+/* Into the result that the executor materializes; its own description saves a look-up of the function's. */
+static ReturnSetInfo *
+begin_rows(FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	bool		knows_columns = result != NULL && IsA(result, ReturnSetInfo) && result->expectedDesc != NULL;
+
+	InitMaterializedSRF(fcinfo, knows_columns ? MAT_SRF_USE_EXPECTED_DESC : 0);
+	return result;
+}
+
+static bool
+is_ascending(const int64 *ids, int length)
+{
+	for (int i = 1; i < length; i++)
+		if (ids[i] <= ids[i - 1])
+			return false;
+	return true;
+}
+
 static int
 compare_positions(const void *left, const void *right, void *ids)
 {
@@ -201,6 +221,11 @@ distinct_ids(ArrayType *array, size_t *count)
 		return NULL;
 	ids = palloc_array(int64, length);
 	memcpy(ids, ARR_DATA_PTR(array), length * sizeof(int64));
+	if (is_ascending(ids, length))
+	{
+		*count = length;
+		return ids;
+	}
 	positions = palloc_array(uint32, length);
 	is_repeated = palloc0_array(bool, length);
 	for (int i = 0; i < length; i++)
@@ -221,7 +246,7 @@ PG_FUNCTION_INFO_V1(reactions_flags_many);
 Datum
 reactions_flags_many(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ReturnSetInfo *result;
 	int64		user_id = PG_GETARG_INT64(0);
 	size_t		count;
 	int64	   *entity_ids = distinct_ids(PG_GETARG_ARRAYTYPE_P(1), &count);
@@ -232,7 +257,7 @@ reactions_flags_many(PG_FUNCTION_ARGS)
 
 	if (!known)
 		unknown_or_raise(&error);
-	InitMaterializedSRF(fcinfo, 0);
+	result = begin_rows(fcinfo);
 	for (size_t i = 0; i < count; i++)
 	{
 		Datum		values[2] = {Int64GetDatum(entity_ids[i]), known ? Int32GetDatum(flags[i]) : (Datum) 0};
@@ -249,7 +274,7 @@ PG_FUNCTION_INFO_V1(reactions_by_user);
 Datum
 reactions_by_user(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	ReturnSetInfo *result;
 	ReactionType *type;
 	int32		mask;
 	int32		page_size;
@@ -270,7 +295,7 @@ reactions_by_user(PG_FUNCTION_ARGS)
 	if (!read_page(type, PG_GETARG_INT64(0), mask, PG_ARGISNULL(3) ? PG_INT64_MIN : PG_GETARG_INT64(3), page_size,
 				   &page, &error))
 		report_raise(&error);
-	InitMaterializedSRF(fcinfo, 0);
+	result = begin_rows(fcinfo);
 	for (size_t i = 0; i < page.count; i++)
 	{
 		Datum		values[2] = {Int64GetDatum(page.entity_ids[i]), Int32GetDatum(page.flags[i])};

@@ -31,7 +31,7 @@ static int	redis_connect_timeout_ms = 200;
 static int	redis_timeout_ms = 500;
 static int	clickhouse_timeout_ms = 5000;
 static int	fill_wait_ms = 50;
-static int	hgetall_threshold = 40;
+static int	hgetall_threshold = 0;
 
 /* Whether Swift has been told of the present settings, and the configuration reload that it was told of. */
 static bool configured = false;
@@ -121,9 +121,10 @@ guc_init(void)
 							&max_keys_per_transaction, 1000, 1, 1000000, PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("reactions.hgetall_threshold",
 							"From how many ids on a read fetches the user's whole map instead of single fields.",
-							"HMGET searches a listpack from its start for every field; for maps that Redis keeps as listpacks the "
-							"whole map is cheaper from some tens of ids on.",
-							&hgetall_threshold, 40, 1, 1000000, PGC_USERSET, 0, NULL, assign_int, NULL);
+							"0 is never, the fastest where Redis keeps the maps as hash tables, as it does by default. With a "
+							"hash-max-listpack-value above 100 small maps are listpacks, several times smaller, and HMGET searches "
+							"them from the start for each field: the whole map is cheaper from 40 ids on.",
+							&hgetall_threshold, 0, 0, 1000000, PGC_USERSET, 0, NULL, assign_int, NULL);
 
 	MarkGUCPrefixReserved("reactions");
 }
@@ -227,6 +228,12 @@ configure(int level)
 	configured = true;
 	configured_at_reload = PgReloadTime;
 	return true;
+}
+
+bool
+guc_has_clickhouse(void)
+{
+	return clickhouse_url != NULL && clickhouse_url[0] != '\0';
 }
 
 void

@@ -17,6 +17,9 @@ extern bool apply_at_commit;
 
 extern void guc_init(void);
 
+/* Whether reads may ask ClickHouse. */
+extern bool guc_has_clickhouse(void);
+
 /* Passes the settings and secrets to the Swift half if anything changed since the last call. Raises if the secrets cannot be read. */
 extern void guc_configure(void);
 

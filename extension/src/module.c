@@ -5,6 +5,7 @@
 
 #include "CReactionsBoundary.h"
 #include "catalog.h"
+#include "curl.h"
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
@@ -27,4 +28,12 @@ _PG_init(void)
 	catalog_init();
 	capture_init();
 	xact_init();
+
+	/* Once for all backends, instead of once in each. */
+	if (process_shared_preload_libraries_in_progress)
+	{
+		rx_warm_up();
+		if (guc_has_clickhouse())
+			(void) curl_load();
+	}
 }

@@ -99,11 +99,12 @@ give_truth(rx_exchange *exchange, void *context)
 }
 
 /*
- * Runs an exchange that answers with entities and flags, and copies the answer into `result` (memory of the current context). Ends the
- * exchange whatever happens.
+ * Runs an exchange that answers with entities and flags, and copies the answer. Ends the exchange whatever happens.
+ *
+ * With `ids_count` the answer is as many flags, into `flags`; else it goes into `result` (memory of the current context).
  */
 static bool
-run(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error *error)
+run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *flags, UserFlags *result, rx_error *error)
 {
 	volatile bool done = false;
 
@@ -115,12 +116,20 @@ run(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error 
 			rx_read_result answer;
 
 			rx_read_answer(exchange, &answer);
-			result->count = answer.count;
-			result->overflow = !answer.complete;
-			result->entity_ids = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int64));
-			result->flags = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int32));
-			memcpy(result->entity_ids, answer.entity_ids, answer.count * sizeof(int64));
-			memcpy(result->flags, answer.flags, answer.count * sizeof(int32));
+			if (result != NULL)
+			{
+				result->count = answer.count;
+				result->overflow = !answer.complete;
+				result->entity_ids = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int64));
+				result->flags = MemoryContextAllocHuge(CurrentMemoryContext, Max(answer.count, 1) * sizeof(int32));
+				rx_copy_answer(exchange, result->entity_ids, result->flags);
+			}
+			else if (answer.count == ids_count)
+				rx_copy_answer(exchange, NULL, flags);
+			else
+				ereport(ERROR,
+						(errcode(ERRCODE_INTERNAL_ERROR),
+						 errmsg("read of %zu entities was answered with %zu", ids_count, answer.count)));
 		}
 	}
 	PG_FINALLY();
@@ -130,6 +139,18 @@ run(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error 
 	}
 	PG_END_TRY();
 	return done;
+}
+
+static bool
+run_for_ids(const rx_read_request *request, TruthQuestion *question, int32 *flags, rx_error *error)
+{
+	return run(rx_read_begin(request), question, request->entity_count, flags, NULL, error);
+}
+
+static bool
+run_for_user(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error *error)
+{
+	return run(exchange, question, 0, NULL, result, error);
 }
 
 static bool
@@ -242,7 +263,6 @@ read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t
 {
 	TruthQuestion question = {type, user_id, legacy_is_truth(type)};
 	rx_read_request request;
-	UserFlags	answer;
 	OutboxRow  *own;
 	size_t		own_count;
 
@@ -258,17 +278,26 @@ read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t
 	begin_request(&request, type, user_id);
 	request.entity_ids = entity_ids;
 	request.entity_count = count;
-	if (!run(rx_read_begin(&request), &question, &answer, error))
+	if (!run_for_ids(&request, &question, flags, error))
 		return false;
-	if (answer.count != count)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("read of %zu entities was answered with %zu", count, answer.count)));
-	memcpy(flags, answer.flags, count * sizeof(int32));
 	own = own_events(type, user_id, &own_count);
 	lay_over(entity_ids, count, flags, own, own_count);
 	return true;
 }
+
+typedef struct EntityFlags
+{
+	int64		entity_id;
+	int32		flags;
+} EntityFlags;
+
+/* Inlined comparisons: a user's whole map is sorted for a statement that asks row by row. */
+#define ST_SORT sort_by_entity
+#define ST_ELEMENT_TYPE EntityFlags
+#define ST_COMPARE(a, b) ((a)->entity_id < (b)->entity_id ? -1 : (a)->entity_id > (b)->entity_id)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /* Sorts by entity, puts own events over it and drops what ends without flags. */
 static void
@@ -277,19 +306,15 @@ finish_whole_user(ReactionType *type, int64 user_id, UserFlags *result)
 	size_t		own_count;
 	OutboxRow  *own = own_events(type, user_id, &own_count);
 	size_t		total = result->count + own_count;
-	struct Pair
-	{
-		int64		entity_id;
-		int32		flags;
-	}		   *pairs = MemoryContextAllocHuge(CurrentMemoryContext, Max(total, 1) * sizeof(struct Pair));
+	EntityFlags *pairs = MemoryContextAllocHuge(CurrentMemoryContext, Max(total, 1) * sizeof(EntityFlags));
 	size_t		count = 0;
 
 	for (size_t i = 0; i < result->count; i++)
-		pairs[i] = (struct Pair) {result->entity_ids[i], result->flags[i]};
+		pairs[i] = (EntityFlags) {result->entity_ids[i], result->flags[i]};
 	/* Entities that only own events speak of. */
 	for (size_t i = 0; i < own_count; i++)
-		pairs[result->count + i] = (struct Pair) {own[i].event.entity_id, 0};
-	qsort(pairs, total, sizeof(struct Pair), compare_ids);
+		pairs[result->count + i] = (EntityFlags) {own[i].event.entity_id, 0};
+	sort_by_entity(pairs, total);
 	for (size_t i = 0; i < total; i++)
 	{
 		if (count > 0 && pairs[count - 1].entity_id == pairs[i].entity_id)
@@ -299,7 +324,7 @@ finish_whole_user(ReactionType *type, int64 user_id, UserFlags *result)
 	}
 	for (size_t i = 0; i < own_count; i++)
 	{
-		struct Pair *place = bsearch(&own[i].event.entity_id, pairs, count, sizeof(struct Pair), compare_ids);
+		EntityFlags *place = bsearch(&own[i].event.entity_id, pairs, count, sizeof(EntityFlags), compare_ids);
 
 		place->flags = with_event(place->flags, &own[i].event);
 	}
@@ -335,7 +360,7 @@ read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *
 	guc_configure();
 	begin_request(&request, type, user_id);
 	request.whole_map = true;
-	if (!run(rx_read_begin(&request), &question, result, error))
+	if (!run_for_user(rx_read_begin(&request), &question, result, error))
 		return false;
 	if (!result->overflow)
 		finish_whole_user(type, user_id, result);
@@ -347,7 +372,7 @@ read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 {
 	TruthQuestion question = {type, user_id, false};
 	rx_read_request request;
-	UserFlags	answer;
+	int32		flags;
 	rx_error	error;
 
 	if (!guc_try_configure())
@@ -357,9 +382,7 @@ read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 	request.entity_count = 1;
 	request.may_fill = false;
 	request.truth = RX_TRUTH_NONE;
-	if (!run(rx_read_begin(&request), &question, &answer, &error) || answer.count != 1)
-		return -1;
-	return answer.flags[0];
+	return run_for_ids(&request, &question, &flags, &error) ? flags : -1;
 }
 
 bool
@@ -412,5 +435,5 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 						type->boundary.user_map_limit),
 				 errhint("Commit first.")));
 	guc_configure();
-	return run(rx_page_begin(catalog_boundary(type), user_id, mask, after, limit), &question, result, error);
+	return run_for_user(rx_page_begin(catalog_boundary(type), user_id, mask, after, limit), &question, result, error);
 }

@@ -79,6 +79,7 @@ typedef struct rx_type
 	int32_t		user_map_max_age_s;
 	const rx_kind *kinds;
 	size_t		kind_count;
+	uint64_t	serial;			/* another one whenever something above may differ: copies are kept by it */
 
 	/* What the stamp of a valid map is made of, besides Redis's run id */
 	uint64_t	system_identifier;
@@ -122,12 +123,16 @@ typedef struct rx_wait
 	int32_t		action;			/* rx_action */
 	int32_t		fd;
 	int32_t		timeout_ms;
+	uint64_t	connection;		/* what `fd` belongs to, for a waiter that keeps what it has set up for it; 0: unknown */
 } rx_wait;
 
 /* ---- session ------------------------------------------------------------------------------------------------------------- */
 
 /* Takes the settings; closes connections that they no longer describe. Cheap to call again with the same settings. */
 void		rx_configure(const rx_settings *settings);
+
+/* Sets up what Swift's runtime keeps, for the processes that a preloading server forks. Opens and keeps nothing. */
+void		rx_warm_up(void);
 
 /* Closes every connection, at backend exit or on request. */
 void		rx_disconnect(void);
@@ -215,13 +220,14 @@ void		rx_give_truth(rx_exchange *exchange, const rx_truth *truth);
  */
 typedef struct rx_read_result
 {
-	const int64_t *entity_ids;
-	const int32_t *flags;
 	size_t		count;
 	uint8_t		complete;
 } rx_read_result;
 
 void		rx_read_answer(rx_exchange *exchange, rx_read_result *result);
+
+/* Copies the answer into C's memory: `count` numbers each. `entity_ids` NULL: they are known, as after a read by ids. */
+void		rx_copy_answer(rx_exchange *exchange, int64_t *entity_ids, int32_t *flags);
 
 /*
  * One page of a user's reactions from ClickHouse under the outbox: entities above `after` in ascending order on which one of the

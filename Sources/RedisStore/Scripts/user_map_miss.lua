@@ -14,6 +14,8 @@ if marker and (marker.state ~= 'n' or marker.lease > now_ms) then
     return { marker.nonce, marker.state, marker.state == 'n' and 0 or 1 }
 end
 
+-- With a lease the marker is longer than the 64 bytes (hash-max-listpack-value) up to which Redis keeps a hash as a
+-- listpack. A hash table stays one, and HMGET does not search it from its start for each field.
 local is_fresh = not marker
 if is_fresh then
     redis.call('DEL', key)

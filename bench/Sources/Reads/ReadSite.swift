@@ -77,6 +77,10 @@ struct ReadSite {
         """
     static let buildIDs = "SELECT \(pageIDs) FROM (SELECT $1::bigint) AS users"
 
+    static let returnRows = """
+        SELECT id, 0 FROM (SELECT $1::bigint) users, unnest(\(pageIDs)) id
+        """
+
     /// Flags of the page's entities as the table has them, those without a reaction left out.
     func truth(_ view: PageView, _ table: String = "ImageReaction") throws -> [Int64: Int64] {
         let rows = try session.query(

@@ -8,6 +8,16 @@ struct Reads: AsyncParsableCommand {
 
     @OptionGroup var options: BenchOptions
 
+    enum Part: String, ExpressibleByArgument, CaseIterable {
+        case oneClient = "one-client"
+        case manyClients = "many-clients"
+        case firstRead = "first-read"
+        case growth
+    }
+
+    @Option(help: ArgumentHelp("Measure only these parts.", valueName: "part"))
+    var only: [Part] = Part.allCases
+
     /// Rows of the table.
     private var rows: Int { options.short ? 24_000 : 3_000_000 }
     private var calls: Int { options.short ? 100 : 4_000 }
@@ -23,10 +33,10 @@ struct Reads: AsyncParsableCommand {
         report.note(
             "\(rows) reactions of \(site.users) users in \"ImageReaction\"; pages of \(PageView.entities) entities")
 
-        try oneClient(site, &report)
-        try await manyClients(site, &report)
-        try await firstReads(site, &report)
-        try await growth(site, &report)
+        if only.contains(.oneClient) { try oneClient(site, &report) }
+        if only.contains(.manyClients) { try await manyClients(site, &report) }
+        if only.contains(.firstRead) { try await firstReads(site, &report) }
+        if only.contains(.growth) { try await growth(site, &report) }
         report.end()
     }
 
@@ -43,11 +53,15 @@ struct Reads: AsyncParsableCommand {
         let hgetalls = views.map(redis.hgetall)
         let select1 = try PreparedStatement(site.session, "SELECT 1")
         let buildIDs = try PreparedStatement(site.session, ReadSite.buildIDs)
+        let returnRows = try PreparedStatement(site.session, ReadSite.returnRows)
         func view(_ round: Int) -> PageView { views[round % views.count] }
         let contenders = [
             Contender(name: "select_1", what: "SELECT 1, prepared") { _ in try select1.run([]) { _ in } },
             Contender(name: "build_ids", what: "the statement that builds the page's ids, as the reads do") { round in
                 try buildIDs.run([.bigint(view(round).user), .bigint(view(round).first)]) { _ in }
+            },
+            Contender(name: "return_rows", what: "the statement that returns the ids as 100 rows") { round in
+                try returnRows.run([.bigint(view(round).user), .bigint(view(round).first)]) { _ in }
             },
             Contender(name: "hmget", what: "hiredis: HMGET of the ids, hash of type \(encoding)") { round in
                 try redis.run(hmgets[round % hmgets.count])
