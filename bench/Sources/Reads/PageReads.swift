@@ -78,7 +78,7 @@ struct PageReads {
 extension ReadSite {
     /// The read as a statement with literals, for a connection that reads once.
     func literal(_ view: PageView) -> String {
-        Self.readReactions.replacing("$1", with: "\(view.user)").replacing("$2", with: "\(view.first)")
+        "SELECT * FROM reactions.flags_many(\(view.user), '{\(view.ids.map(String.init).joined(separator: ","))}')"
     }
 
     func redisClients() throws -> Int {

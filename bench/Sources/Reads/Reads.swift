@@ -189,27 +189,29 @@ struct Reads: AsyncParsableCommand {
     // MARK: Growth
 
     private func growth(_ site: ReadSite, _ report: inout Report) async throws {
+        // Not the session that has loaded the contender's library.
+        let session = try site.stack.connect()
         let sizes = options.short ? [10, 1_000] : [10, 1_000, 100_000, 2_000_000]
         let table = "GrowthReaction"
-        try site.session.execute("CREATE TABLE \"\(table)\" (LIKE \"ImageReaction\" INCLUDING DEFAULTS)")
+        try session.execute("CREATE TABLE \"\(table)\" (LIKE \"ImageReaction\" INCLUDING DEFAULTS)")
         for (user, size) in sizes.enumerated() {
-            try site.session.execute(
+            try session.execute(
                 """
                 INSERT INTO "\(table)" ("userId", "imageId", reaction)
                 SELECT \(user + 1), k * 2, 'Like' FROM generate_series(1, \(size)) k
                 """)
         }
-        try ReadSite.index(site.session, table)
-        try site.session.execute(
+        try ReadSite.index(session, table)
+        try session.execute(
             """
             SELECT reactions.attach('"\(table)"', 'Growth', 'userId', 'imageId', 'reaction', 'createdAt',
                 phase => 'switch_reads', unknown_kinds => 'skip')
             """)
         let many = try PreparedStatement(
-            site.session, "SELECT entity_id, flags FROM reactions.flags_many($1::bigint, \(ReadSite.pageIDs), 'Growth')"
+            session, "SELECT entity_id, flags FROM reactions.flags_many($1::bigint, \(ReadSite.pageIDs), 'Growth')"
         )
         let direct = try PreparedStatement(
-            site.session, ReadSite.readTable.replacing("ImageReaction", with: table))
+            session, ReadSite.readTable.replacing("ImageReaction", with: table))
         var contenders: [Contender] = []
         for (index, size) in sizes.enumerated() {
             let user = Int64(index + 1)
