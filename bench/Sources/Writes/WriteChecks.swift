@@ -39,7 +39,8 @@ extension WriteSite {
             for id in ids {
                 try check(
                     found["\(id)"] == "\(mirrored[id] ?? 0)",
-                    "user \(user) has flags \(mirrored[id] ?? 0) on entity \(id), served is \(found["\(id)"] ?? "nothing")")
+                    "user \(user) has flags \(mirrored[id] ?? 0) on entity \(id), served is \(found["\(id)"] ?? "nothing")"
+                )
             }
         }
     }

@@ -51,6 +51,8 @@ final class WriteSite {
 
     deinit { agent?.stop(15) }
 
+    var agentPID: Int32 { agent?.pid ?? 0 }
+
     private func fill(_ rows: Int) throws {
         try session.execute(
             """

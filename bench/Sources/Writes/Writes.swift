@@ -35,12 +35,19 @@ struct Writes: AsyncParsableCommand {
     private func sideBySide(_ site: WriteSite, _ written: Counts, _ report: inout Report) async throws {
         let contenders = Way.allCases.map { way in
             LoadContender(name: way.name, what: way.what) {
-                try await write(way, clients: Self.clients, site, written)
+                let before = try WriteCosts.now(site)
+                let outcome = try await write(way, clients: Self.clients, site, written)
+                written.costs.add(
+                    way, from: before, to: try WriteCosts.now(site), reactions: outcome.times.values.count)
+                return outcome
             }
         }
         let results = try await measureLoadInTurn(contenders, rounds: rounds)
-        report.title("\(Self.clients) clients (pgbench, 2 threads), one reaction per transaction, synchronous_commit = on")
+        report.title(
+            "\(Self.clients) clients (pgbench, 2 threads), one reaction per transaction, synchronous_commit = on")
         report.table(contenders, results)
+        let costs = written.costs.table(Way.allCases)
+        report.table(costs.columns, costs.rows)
         func throughput(_ way: Way) -> Double { results[way.name]?.throughput ?? .nan }
         try report.figure("capture_vs_plain", throughput(.attached) / throughput(.plain))
         try report.figure("react_vs_insert", throughput(.react) / throughput(.plain))
@@ -101,9 +108,10 @@ struct Writes: AsyncParsableCommand {
     }
 }
 
-/// How many transactions of each way have been committed, in how many runs.
+/// How many transactions of each way have been committed, in how many runs, and what they have cost.
 private final class Counts {
     var runs = 0
+    var costs = WriteCosts()
     var transactions: [String: Int] = [:]
 
     subscript(_ way: Way) -> Int { transactions[way.name] ?? 0 }
