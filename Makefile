@@ -42,7 +42,7 @@ agent: deps
 install: build ## install the extension into the PostgreSQL of PG_CONFIG, and reactiond into PREFIX/bin
 	@scripts/install
 
-.PHONY: test check test-unit test-integration test-regress test-isolation test-clusters test-packaging
+.PHONY: test check test-unit test-integration test-regress test-isolation test-clusters test-packaging test-bench
 test: build ## run every test and check
 	@scripts/test
 check: test ## what CI runs: the same
@@ -58,6 +58,8 @@ test-clusters: build ## dump, restore and failover
 	@scripts/test clusters
 test-packaging: build ## what the built library links and exports
 	@scripts/test packaging
+test-bench: build ## every benchmark in its short form: answers right, figures there
+	@scripts/test bench
 
 .PHONY: bench-reads bench-writes bench-mirror
 bench-reads: build ## measure reads beside the table, a C function and the floor

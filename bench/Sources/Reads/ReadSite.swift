@@ -81,6 +81,27 @@ struct ReadSite {
         SELECT id, 0 FROM (SELECT $1::bigint) users, unnest(\(pageIDs)) id
         """
 
+    /// Of so many users, everything that flags_many says of what they may have reacted on is what the table has.
+    func checkAgainstTable(users count: Int) throws {
+        let differences = try session.value(
+            """
+            WITH asked AS (SELECT DISTINCT 1 + g * \(max(self.users / count, 1)) % \(self.users) AS user_id FROM generate_series(1, \(count)) g),
+            said AS (
+                SELECT user_id, f.entity_id, f.flags
+                FROM asked, reactions.flags_many(user_id, ARRAY(SELECT generate_series(1, \(Self.reactionsPerUser * 2)))) f
+                WHERE f.flags <> 0
+            ), truth AS (
+                SELECT "userId" AS user_id, "imageId" AS entity_id, bit_or(flag) AS flags
+                FROM "ImageReaction" JOIN asked ON user_id = "userId" JOIN reactions.kind ON kind = reaction::text
+                JOIN reactions.entity_type USING (type_id)
+                WHERE entity_type = 'Image' AND "imageId" <= \(Self.reactionsPerUser * 2) GROUP BY 1, 2
+            )
+            SELECT count(*) FROM said FULL JOIN truth USING (user_id, entity_id)
+            WHERE said.flags IS DISTINCT FROM truth.flags
+            """)
+        try check(differences == "0", "\(differences ?? "no") differences between flags_many and the table")
+    }
+
     /// Flags of the page's entities as the table has them, those without a reaction left out.
     func truth(_ view: PageView, _ table: String = "ImageReaction") throws -> [Int64: Int64] {
         let rows = try session.query(

@@ -123,6 +123,7 @@ struct Reads: AsyncParsableCommand {
         try site.session.execute(
             "SELECT count(f) FROM generate_series(1, \(site.users)) u, reactions.flags_many(u, ARRAY[1::bigint]) f")
         let results = try await measureLoadInTurn(contenders, rounds: options.short ? 1 : 5)
+        try site.checkAgainstTable(users: 100)
         report.title("16 clients (pgbench, 2 threads)")
         report.table(contenders, results)
         try report.figure(
