@@ -30,8 +30,8 @@ typedef struct PartialFlags
 
 /*
  * What committed and own events in the outbox say of the reaction. The key lock is held: nothing can be added meanwhile. Events at or
- * below the floor are left out: a newer one of the same kind may have been truncated before them. A floor read after the rows leaves out no
- * less, and what it leaves out was offered to Redis before the look there.
+ * below the floor are left out: a newer one of the same kind may have been truncated before them. The floor is read after the rows and
+ * only for them; that it may have risen meanwhile leaves out more, all of which was offered to Redis before the look there.
  */
 static PartialFlags
 flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)

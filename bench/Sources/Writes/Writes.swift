@@ -10,7 +10,7 @@ struct Writes: AsyncParsableCommand {
 
     private static let clients = 16
 
-    private var seconds: Int { options.short ? 1 : 5 }
+    private var seconds: Int { options.short ? 1 : 3 }
     private var rounds: Int { options.short ? 1 : 5 }
 
     func run() async throws {
