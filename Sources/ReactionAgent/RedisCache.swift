@@ -169,7 +169,7 @@ public actor RedisCache: Cache {
     private func send(
         _ calls: ArraySlice<Call>, _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
     ) throws(CacheError) {
-        var commands = CommandBuffer()
+        var addressed: [AddressedCall] = []
         var stamps: [Int16: Stamp] = [:]
         for call in calls {
             guard let type = catalog[call.typeID] else { continue }
@@ -177,10 +177,17 @@ public actor RedisCache: Cache {
                 stamps[call.typeID]
                 ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
             stamps[call.typeID] = stamp
-            let map = UserMapAddress(key: key(of: call, type), stamp: stamp)
-            commands.beginApply(map, digest: digest, events: call.positions.count)
-            for position in call.positions {
-                let event = events[Int(position)]
+            addressed.append(
+                AddressedCall(
+                    map: UserMapAddress(key: key(of: call, type), stamp: stamp),
+                    events: call.positions.map { events[Int($0)] }))
+        }
+        let news = try news(of: addressed, over: connection)
+        guard !news.isEmpty else { return }
+        var commands = CommandBuffer()
+        for call in news {
+            commands.beginApply(call.map, digest: digest, events: call.events.count)
+            for event in call.events {
                 commands.appendEvent(
                     entityID: event.entityID, setMask: event.setMask, clearMask: event.clearMask,
                     version: event.version.rawValue)
@@ -195,6 +202,35 @@ public actor RedisCache: Cache {
         for reply in replies {
             guard case .integer = reply else { throw CacheError(message: "unexpected reply to an apply: \(reply)") }
         }
+    }
+
+    private struct AddressedCall {
+        var map: UserMapAddress
+        var events: [Event]
+    }
+
+    /// The calls without what their maps have already, those with nothing left out.
+    private func news(
+        of calls: [AddressedCall], over connection: RedisConnection
+    ) throws(CacheError) -> [AddressedCall] {
+        var commands = CommandBuffer()
+        for call in calls { commands.appendReadFields(call.events.map(\.entityID), of: call.map.key) }
+        var news: [AddressedCall] = []
+        for (call, reply) in zip(calls, try connection.pipeline(commands)) {
+            guard case .array(let found) = reply, found.count == call.events.count + 1 else {
+                throw CacheError(message: "unexpected reply to a look before an apply: \(reply)")
+            }
+            let fields = found.map { field in
+                if case .text(let text) = field { ByteCursor(Array(text.utf8)) } else { nil as ByteCursor? }
+            }
+            let events = zip(call.events, fields.dropFirst()).filter { event, field in
+                UserMapNews.isNews(
+                    version: event.version.rawValue, kinds: event.setMask | event.clearMask, marker: fields[0],
+                    field: field, stamp: call.map.stamp)
+            }
+            if !events.isEmpty { news.append(AddressedCall(map: call.map, events: events.map(\.0))) }
+        }
+        return news
     }
 
     private func load(over connection: RedisConnection) throws(CacheError) {
