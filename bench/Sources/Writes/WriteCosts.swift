@@ -7,16 +7,16 @@ struct WriteCosts {
     private var used: [String: [Double]] = [:]
     private var reactions: [String: Int] = [:]
 
-    /// Microseconds since the servers started. The session that looks whether they are done is left out.
+    /// Seconds since the servers started. The session that looks whether they are done is left out.
     static func now(_ site: WriteSite) throws -> [Double] {
         let stack = site.stack
-        let agentSession = CPUTime.of(
+        let agentSession = cpuSeconds(
             Int32(try site.session.value("SELECT agent_pid FROM reactions.mirror_status") ?? "") ?? 0)
-        let postgres = CPUTime.ofTree(stack.postgres.process.pid)
+        let postgres = cpuSecondsOfTree(stack.postgres.process.pid)
         return [
-            postgres - agentSession - CPUTime.of(site.session.backendPID), agentSession, CPUTime.of(site.agentPID),
-            CPUTime.of(stack.redis.process.pid),
-            (stack.clickHouse as? ClickHouseServer).map { CPUTime.of($0.process.pid) } ?? 0,
+            postgres - agentSession - cpuSeconds(site.session.backendPID), agentSession, cpuSeconds(site.agentPID),
+            cpuSeconds(stack.redis.process.pid),
+            (stack.clickHouse as? ClickHouseServer).map { cpuSeconds($0.process.pid) } ?? 0,
         ]
     }
 
@@ -28,7 +28,7 @@ struct WriteCosts {
 
     func table(_ ways: [Way]) -> (columns: [String], rows: [[String]]) {
         let rows = ways.map { way in
-            let perReaction = (used[way.name] ?? []).map { $0 / Double(max(reactions[way.name] ?? 0, 1)) }
+            let perReaction = (used[way.name] ?? []).map { $0 * 1e6 / Double(max(reactions[way.name] ?? 0, 1)) }
             return [way.name] + (perReaction + [perReaction.reduce(0, +)]).map { number($0, 1) }
         }
         return (["CPU µs per reaction"] + Self.servers + ["sum"], rows)
