@@ -49,6 +49,7 @@ let package = Package(
         .systemLibrary(name: "CHiredis", pkgConfig: "hiredis", providers: [.apt(["libhiredis-dev"])]),
         .systemLibrary(name: "CLibPQ", pkgConfig: "libpq", providers: [.apt(["libpq-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
+        .systemLibrary(name: "CMalloc"),
         .target(name: "CCurl", linkerSettings: [.linkedLibrary("curl")]),
 
         // Backend and agent
@@ -75,7 +76,7 @@ let package = Package(
             name: "ReactionAgent",
             dependencies: [
                 "Pipeline", "PostgresSource", "RedisStore", "ClickHouseStore", "ReactionModel", "CHiredis", "CCurl",
-                "CZlib",
+                "CMalloc", "CZlib",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),

@@ -37,7 +37,8 @@ public struct EncodedChunk: Sendable {
     }
 }
 
-/// Makes the rows of a chunk in RowBinary, each table's in one buffer, in one pass over the events.
+/// Makes the rows of a chunk in RowBinary, each table's in one buffer of the right size. The rows of the same events are the same bytes
+/// at every attempt.
 ///
 /// An event that changes nothing has no rows. A count that a chunk does not change in the end has no delta.
 public struct ChunkEncoder {
@@ -53,25 +54,46 @@ public struct ChunkEncoder {
             var flag: Int32
             var metricType: [UInt8]
         }
+        var typeID: Int16
         var entityType: [UInt8]
         var kinds: [KindRows]
         var flags: Int32
     }
 
-    private struct DeltaKey: Hashable {
+    /// A change of one kind, as it is folded.
+    private struct Delta {
         var entityID: Int64
-        var typeID: Int16
-        var flag: Int32
+        var delta: Int64
+        /// Positions in `types` and in its `kinds`.
+        var type: Int16
+        var kind: Int16
+
+        func isOfSameCount(as other: Delta) -> Bool {
+            entityID == other.entityID && type == other.type && kind == other.kind
+        }
     }
 
+    /// What the rows will take.
+    private struct Sizes {
+        var byEntity = 0
+        var changes = 0
+        var changeRows = 0
+    }
+
+    /// Ids, masks, version, batch and part: everything but the texts and the time.
+    private static let widthByEntity = 8 * 4 + 4 * 3
+    private static let widthOfChange = 8 * 4 + 4 + 1
+    private static let widthOfDelta = 8 * 3 + 4
+    private static let widestTime = 8
+
     private let layout: MirrorLayout
-    private let types: [Int16: TypeRows]
+    private let types: [TypeRows]
 
     public init(catalog: [Int16: EntityType], layout: MirrorLayout) {
         self.layout = layout
-        self.types = catalog.mapValues { type in
+        self.types = catalog.sorted { $0.key < $1.key }.map { typeID, type in
             TypeRows(
-                entityType: RowBinary.string(type.name),
+                typeID: typeID, entityType: RowBinary.string(type.name),
                 kinds: type.kinds.map { .init(flag: $0.flag, metricType: RowBinary.string($0.metricType)) },
                 flags: type.kinds.reduce(0) { $0 | $1.flag })
         }
@@ -79,70 +101,124 @@ public struct ChunkEncoder {
 
     /// - Parameter events: of scope `reaction`, with their deltas known.
     public func encode(_ events: [Event], batch: BatchNumber, part: Int32) throws(Problem) -> EncodedChunk {
-        var byEntity = RowBinary()
+        let sizes = try sizes(of: events)
         var byEntityTally = Tally()
-        var changes = RowBinary()
-        var changesTally = Tally()
-        var deltas: [DeltaKey: Int64] = [:]
-        byEntity.reserve(events.count &* 64)
-        changes.reserve(events.count &* 72)
-
-        for event in events {
-            guard let type = types[event.typeID] else { throw .unknownType(event.version) }
-            let cleared = event.clearMask & ~event.setMask
-            let changed = event.setMask | cleared
-            guard changed & ~type.flags == 0 else { throw .unknownKind(event.version) }
-            guard changed != 0 else { continue }
-
-            byEntity.append(encoded: type.entityType)
-            byEntity.append(event.entityID)
-            byEntity.append(event.userID)
-            byEntity.append(event.setMask)
-            byEntity.append(cleared)
-            byEntity.append(microseconds: event.createdAt, as: layout.byEntity)
-            byEntity.append(event.version.rawValue)
-            byEntity.append(batch.rawValue)
-            byEntity.append(part)
-            byEntityTally.add(event.version.rawValue)
-
-            for kind in type.kinds where changed & kind.flag != 0 {
-                let value: Int8 = event.setMask & kind.flag != 0 ? 1 : -1
-                changes.append(encoded: type.entityType)
-                changes.append(event.entityID)
-                changes.append(event.userID)
-                changes.append(encoded: kind.metricType)
-                changes.append(value)
-                changes.append(microseconds: event.createdAt, as: layout.events)
-                changes.append(event.version.rawValue)
-                changes.append(batch.rawValue)
-                changes.append(part)
-                changesTally.add(event.version.rawValue)
-                deltas[DeltaKey(entityID: event.entityID, typeID: event.typeID, flag: kind.flag), default: 0] &+=
-                    Int64(value)
+        let byEntity = RowBinary.bytes(capacity: sizes.byEntity) { rows in
+            forEachChange(events) { event, type, _ in
+                rows.append(encoded: types[type].entityType)
+                rows.append(event.entityID)
+                rows.append(event.userID)
+                rows.append(event.setMask)
+                rows.append(event.clearMask & ~event.setMask)
+                rows.append(microseconds: event.createdAt, as: layout.byEntity)
+                rows.append(event.version.rawValue)
+                rows.append(batch.rawValue)
+                rows.append(part)
+                byEntityTally.add(event.version.rawValue)
             }
         }
+        var changesTally = Tally()
+        var deltas: [Delta] = []
+        deltas.reserveCapacity(sizes.changeRows)
+        let changes = RowBinary.bytes(capacity: sizes.changes) { rows in
+            forEachChange(events) { event, type, changed in
+                for kind in types[type].kinds.indices where changed & types[type].kinds[kind].flag != 0 {
+                    let value: Int8 = event.setMask & types[type].kinds[kind].flag != 0 ? 1 : -1
+                    rows.append(encoded: types[type].entityType)
+                    rows.append(event.entityID)
+                    rows.append(event.userID)
+                    rows.append(encoded: types[type].kinds[kind].metricType)
+                    rows.append(value)
+                    rows.append(microseconds: event.createdAt, as: layout.events)
+                    rows.append(event.version.rawValue)
+                    rows.append(batch.rawValue)
+                    rows.append(part)
+                    changesTally.add(event.version.rawValue)
+                    deltas.append(
+                        Delta(
+                            entityID: event.entityID, delta: Int64(value), type: Int16(truncatingIfNeeded: type),
+                            kind: Int16(truncatingIfNeeded: kind)))
+                }
+            }
+        }
+        fold(&deltas)
         return EncodedChunk(
-            reactionsByEntity: EncodedRows(bytes: byEntity.bytes, tally: byEntityTally),
+            reactionsByEntity: EncodedRows(bytes: byEntity, tally: byEntityTally),
             reactionDeltas: encode(deltas, batch: batch, part: part),
-            entityMetricEvents: EncodedRows(bytes: changes.bytes, tally: changesTally))
+            entityMetricEvents: EncodedRows(bytes: changes, tally: changesTally))
     }
 
-    private func encode(_ deltas: [DeltaKey: Int64], batch: BatchNumber, part: Int32) -> EncodedRows {
-        var rows = RowBinary()
-        var tally = Tally()
-        rows.reserve(deltas.count &* 56)
-        for (key, delta) in deltas where delta != 0 {
-            guard let type = types[key.typeID], let kind = type.kinds.first(where: { $0.flag == key.flag }) else {
-                continue
+    /// Checks that every event has a row for each of its bits, too.
+    private func sizes(of events: [Event]) throws(Problem) -> Sizes {
+        var sizes = Sizes()
+        var type = types.startIndex
+        for event in events {
+            guard find(event.typeID, &type) else { throw .unknownType(event.version) }
+            let changed = event.setMask | event.clearMask
+            guard changed & ~types[type].flags == 0 else { throw .unknownKind(event.version) }
+            guard changed != 0 else { continue }
+            sizes.byEntity &+= Self.widthByEntity &+ Self.widestTime &+ types[type].entityType.count
+            for kind in types[type].kinds.indices where changed & types[type].kinds[kind].flag != 0 {
+                sizes.changeRows &+= 1
+                sizes.changes &+= Self.widthOfChange &+ Self.widestTime &+ types[type].entityType.count
+                sizes.changes &+= types[type].kinds[kind].metricType.count
             }
-            rows.append(encoded: type.entityType)
-            rows.append(key.entityID)
-            rows.append(encoded: kind.metricType)
-            rows.append(delta)
-            rows.append(batch.rawValue)
-            rows.append(part)
-            tally.add(delta)
         }
-        return EncodedRows(bytes: rows.bytes, tally: tally)
+        return sizes
+    }
+
+    /// - Parameter body: takes the event, the position of its type, and the bits it changes: at least one.
+    private func forEachChange(_ events: [Event], _ body: (borrowing Event, Int, Int32) -> Void) {
+        var type = types.startIndex
+        for event in events {
+            let changed = event.setMask | event.clearMask
+            guard changed != 0, find(event.typeID, &type) else { continue }
+            body(event, type, changed)
+        }
+    }
+
+    /// Most events are of the type of the one before.
+    private func find(_ typeID: Int16, _ position: inout Int) -> Bool {
+        if position < types.count, types[position].typeID == typeID { return true }
+        guard let found = types.firstIndex(where: { $0.typeID == typeID }) else { return false }
+        position = found
+        return true
+    }
+
+    /// Leaves one delta for each count that changes, in the order of the table's key.
+    private func fold(_ deltas: inout [Delta]) {
+        deltas.sort { ($0.type, $0.entityID, $0.kind) < ($1.type, $1.entityID, $1.kind) }
+        var end = 0
+        for position in deltas.indices {
+            if end > 0, deltas[end - 1].isOfSameCount(as: deltas[position]) {
+                deltas[end - 1].delta &+= deltas[position].delta
+            } else {
+                if end > 0, deltas[end - 1].delta == 0 { end -= 1 }
+                deltas[end] = deltas[position]
+                end += 1
+            }
+        }
+        if end > 0, deltas[end - 1].delta == 0 { end -= 1 }
+        deltas.removeLast(deltas.count - end)
+    }
+
+    private func encode(_ deltas: [Delta], batch: BatchNumber, part: Int32) -> EncodedRows {
+        var tally = Tally()
+        let widestText = types.reduce(0) { widest, type in
+            max(widest, type.entityType.count &+ (type.kinds.map(\.metricType.count).max() ?? 0))
+        }
+        let bytes = RowBinary.bytes(capacity: deltas.count &* (Self.widthOfDelta &+ widestText)) { rows in
+            for delta in deltas {
+                let type = types[Int(delta.type)]
+                rows.append(encoded: type.entityType)
+                rows.append(delta.entityID)
+                rows.append(encoded: type.kinds[Int(delta.kind)].metricType)
+                rows.append(delta.delta)
+                rows.append(batch.rawValue)
+                rows.append(part)
+                tally.add(delta.delta)
+            }
+        }
+        return EncodedRows(bytes: bytes, tally: tally)
     }
 }

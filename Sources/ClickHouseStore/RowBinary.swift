@@ -1,18 +1,37 @@
-/// Values in ClickHouse's RowBinary format, appended to one buffer.
+/// Values in ClickHouse's RowBinary format, written one after the other into memory whose size was reckoned before.
+///
+/// Safe because: a value that does not fit into what is left of the buffer is not written. (Rows of a wrong size are refused by ClickHouse,
+/// or by the tallies.)
 struct RowBinary {
-    private(set) var bytes: [UInt8] = []
+    private let buffer: UnsafeMutableRawBufferPointer
+    private(set) var count = 0
 
-    mutating func reserve(_ count: Int) {
-        bytes.reserveCapacity(count)
+    /// An array of at most `capacity` bytes, as `write` fills it.
+    static func bytes(capacity: Int, write: (inout RowBinary) -> Void) -> [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: capacity) { buffer, count in
+            var rows = RowBinary(buffer: UnsafeMutableRawBufferPointer(buffer))
+            write(&rows)
+            count = rows.count
+        }
     }
 
-    mutating func append(_ number: some FixedWidthInteger) {
-        withUnsafeBytes(of: number.littleEndian) { bytes.append(contentsOf: $0) }
+    private init(buffer: UnsafeMutableRawBufferPointer) {
+        self.buffer = buffer
+    }
+
+    mutating func append<Number: FixedWidthInteger>(_ number: Number) {
+        guard MemoryLayout<Number>.size <= buffer.count &- count else { return }
+        buffer.storeBytes(of: number.littleEndian, toByteOffset: count, as: Number.self)
+        count &+= MemoryLayout<Number>.size
     }
 
     /// Bytes that are encoded already.
     mutating func append(encoded: [UInt8]) {
-        bytes.append(contentsOf: encoded)
+        guard encoded.count <= buffer.count &- count else { return }
+        encoded.withUnsafeBytes { bytes in
+            UnsafeMutableRawBufferPointer(rebasing: buffer[count..<count &+ bytes.count]).copyMemory(from: bytes)
+        }
+        count &+= encoded.count
     }
 
     /// A String: its length in base 128, lowest digits first, and its bytes.

@@ -50,11 +50,3 @@ public struct BatchTally: Sendable, Equatable {
         events == batch.events && checksum == batch.checksum
     }
 }
-
-extension [Event] {
-    /// Cuts events in version order before the first that has to be a chunk of its own, and after it if it comes first.
-    public func firstChunk() -> [Event] {
-        guard let alone = firstIndex(where: { $0.scope == .type }) else { return self }
-        return Array(prefix(Swift.max(alone, 1)))
-    }
-}

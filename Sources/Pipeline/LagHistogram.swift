@@ -23,8 +23,17 @@ public struct LagHistogram: Sendable, Equatable {
 
     public mutating func add(microseconds: Int64) {
         let milliseconds = (max(microseconds, 0) + 999) / 1000
-        let bucket = Self.bounds.firstIndex { milliseconds <= $0 } ?? Self.bounds.count
+        let bucket = Self.bucket(of: milliseconds)
         counts[bucket] = counts[bucket] == .max ? .max : counts[bucket] + 1
+    }
+
+    /// The first whose bound is not below it.
+    private static func bucket(of milliseconds: Int64) -> Int {
+        guard milliseconds > 1 else { return 0 }
+        // 2^power < milliseconds <= 2^(power + 1)
+        let power = Int64.bitWidth - 1 - (milliseconds - 1).leadingZeroBitCount
+        let isInLowerHalf = power > 0 && milliseconds <= 3 << (power - 1)
+        return min(isInLowerHalf ? 2 * power : 2 * power + 1, bounds.count)
     }
 
     public mutating func add(_ other: LagHistogram) {

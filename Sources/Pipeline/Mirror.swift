@@ -58,6 +58,8 @@ public struct Mirror: Sendable {
     /// hours leaves hundreds of batches behind, not hundreds of thousands.
     static let stretch: Duration = .milliseconds(250)
     static let longestStretch: Duration = .seconds(5)
+    /// Unless a server fails, a backlog is formed into batches this far ahead: one is being sent, one being read, one waits.
+    static let mostAhead = 3
 
     private let settings: Settings
     private(set) var state = State.running
@@ -69,6 +71,8 @@ public struct Mirror: Sendable {
     private var isFinishing = false
     private var nextLook: Duration?
     private var lastFormed: Duration
+    /// The last look has left something for the next one.
+    private var isBehind = false
     /// The earliest `wait` that is still to come.
     private var timer: Duration?
 
@@ -98,8 +102,13 @@ public struct Mirror: Sendable {
         return advance(now: now)
     }
 
-    /// - Parameter oldestRunning: the xmin of the look's snapshot.
-    public mutating func looked(_ batch: Batch?, oldestRunning: UInt64, now: Duration) -> [Action] {
+    /// - Parameters:
+    ///   - hasMore: whether the batch was cut to its size.
+    ///   - oldestRunning: the xmin of the look's snapshot.
+    public mutating func looked(
+        _ batch: Batch?, hasMore: Bool = false, oldestRunning: UInt64, now: Duration
+    ) -> [Action] {
+        isBehind = hasMore
         if let batch {
             entries.append(Entry(batch: batch))
             lastFormed = now
@@ -230,7 +239,9 @@ public struct Mirror: Sendable {
     /// When to look next: later while batches are under way.
     private var lookDue: Duration? {
         guard let nextLook else { return nil }
-        guard !entries.isEmpty else { return nextLook }
+        if entries.isEmpty || isBehind && entries.count < Self.mostAhead && !isRedisFailing && !isSinkFailing {
+            return nextLook
+        }
         return max(nextLook, lastFormed + min(Self.stretch * entries.count, Self.longestStretch))
     }
 

@@ -37,7 +37,9 @@ public protocol Sink: Sendable {
 
     /// Inserts the chunk into the three tables, `entityMetricEvents` last, exactly once: may be called again with the same chunk after
     /// any error, also by another process, and leaves one copy. Returns when the server has confirmed.
-    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError)
+    ///
+    /// - Parameter isFirst: whether nobody can have tried it before, so that there is no need to look what is there already.
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError)
 
     /// Looks again at the batch's chunks of which an attempt went unanswered, since the server may still have been about to begin it.
     /// Returns when to ask again, or nil if no such attempt can add anything any more.

@@ -6,6 +6,8 @@ extension PostgresSource {
     public struct Look: Sendable {
         /// Nil if nothing became visible. May be without events, to raise the floor.
         public var batch: Batch?
+        /// Whether the batch was cut to its size, so that there is another one.
+        public var hasMore = false
         /// The xmin of the look's snapshot.
         public var oldestRunning: UInt64
     }
@@ -21,26 +23,11 @@ extension PostgresSource {
         // completed when the snapshot is taken.
         let before = try session.execute("\(Self.sequenceSeen); SELECT pg_current_xact_id()")
         guard let sequence = try before.first?.required(0, 0, as: Int64.self) else { return Look(oldestRunning: 0) }
-        let batch = try transaction("ISOLATION LEVEL REPEATABLE READ") { session throws(PostgresError) in
+        let (batch, isCut) = try transaction("ISOLATION LEVEL REPEATABLE READ") { session throws(PostgresError) in
             try form(session, sequenceSeen: sequence)
         }
         if batch.events == 0 { lastEmptyBatch = .now }
-        return Look(batch: batch, oldestRunning: news.oldestRunning)
-    }
-
-    /// The next events of the batch in version order, at most its chunk size; none at its end.
-    public func events(of batch: Batch, after version: Version) throws(PostgresError) -> [Event] {
-        var decoder = EventDecoder()
-        try session.copy(
-            """
-            COPY (SELECT \(EventDecoder.columns) FROM reactions._outbox
-                  WHERE \(rows(since: batch.previous, until: batch.snapshot)) AND version > \(version.rawValue)
-                  ORDER BY version LIMIT \(batch.chunkEvents)) TO STDOUT (FORMAT binary)
-            """
-        ) { row throws(PostgresError) in
-            try decoder.decode(row)
-        }
-        return decoder.events.firstChunk()
+        return Look(batch: batch, hasMore: isCut, oldestRunning: news.oldestRunning)
     }
 
     /// ClickHouse has confirmed the whole batch. Not durable at once, but before `finish` is: a batch without the mark is delivered again.
@@ -97,6 +84,16 @@ extension PostgresSource {
 
     private static let sequenceSeen = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM reactions._version"
 
+    /// Of the events a batch would have.
+    private struct Tally {
+        var events: Int64 = 0
+        /// Sum of the versions modulo 2^63.
+        var checksum: Int64 = 0
+        var typeIDs: [Int16] = []
+        /// The first transaction that is not counted.
+        var next: UInt64?
+    }
+
     private struct News {
         var hasEvents: Bool
         var canRaiseFloor: Bool
@@ -109,7 +106,7 @@ extension PostgresSource {
         guard let newest else { return News(hasEvents: true, canRaiseFloor: true, oldestRunning: 0) }
         let result = try session.query(
             """
-            SELECT EXISTS (SELECT FROM reactions._outbox WHERE \(newRows(since: newest.snapshot))),
+            SELECT EXISTS (SELECT FROM reactions._outbox WHERE \(outbox.newRows(since: newest.snapshot))),
                    pg_snapshot_xmin(pg_current_snapshot()),
                    NOT EXISTS (SELECT FROM reactions._batch WHERE finished_at IS NULL)
                    AND ((\(Self.sequenceSeen)) > \(newest.sequenceSeen)
@@ -122,22 +119,28 @@ extension PostgresSource {
             oldestRunning: try result.required(0, 1))
     }
 
-    private func form(_ session: PostgresConnection, sequenceSeen: Int64) throws(PostgresError) -> Batch {
+    private func form(
+        _ session: PostgresConnection, sequenceSeen: Int64
+    ) throws(PostgresError) -> (batch: Batch, isCut: Bool) {
         var sequenceSeen = sequenceSeen
         var end = try snapshot(session.query("SELECT pg_current_snapshot()"), 0, 0)
         let catalog = try catalog(session)
-        var tally = try self.tally(session, until: end)
-        if tally.events > limits.batchEvents, let cut = try cutPoint(session, until: end) {
-            end = end.cut(at: cut)
+        // The first batch after a restore is not cut: the transaction ids of its rows are another cluster's.
+        let isRestored = newest == nil && baseVersion > .zero
+        var tally = try self.tally(session, until: end, atMost: isRestored ? nil : limits.batchEvents)
+        let isCut = tally.next != nil
+        if let next = tally.next {
+            // Transactions of the range before and a transaction that is larger than a batch are not cut.
+            let isUncounted = tally.events == 0 || next <= newest?.snapshot.xmax ?? 0
+            end = end.cut(at: isUncounted ? max(next, newest?.snapshot.xmax ?? 0) + 1 : next)
             sequenceSeen = 0
-            tally = try self.tally(session, until: end)
+            if isUncounted { tally = try self.tally(session, until: end, atMost: nil) }
         }
         let last = newest.map { $0.number.rawValue & Version.maximumSequence } ?? 0
         let batch = Batch(
             number: BatchNumber(rawValue: generation << Version.sequenceBits | (last + 1)), previous: newest?.snapshot,
             snapshot: end, events: tally.events, checksum: tally.checksum,
-            chunkEvents: tally.events > limits.behind ? limits.chunkEventsBehind : limits.chunkEvents,
-            typeIDs: tally.typeIDs, catalog: catalog)
+            chunkEvents: limits.chunkEvents, typeIDs: tally.typeIDs, catalog: catalog)
         _ = try session.query(
             """
             INSERT INTO reactions._batch (batch, snapshot, sequence_seen, chunk_events, events, checksum)
@@ -148,30 +151,40 @@ extension PostgresSource {
                 "\(batch.checksum)",
             ])
         newest = Newest(number: batch.number, snapshot: end, sequenceSeen: sequenceSeen)
-        return batch
+        return (batch, isCut)
     }
 
+    /// Counts the events up to the snapshot. If there are more than the limit, counts those of the transactions below the one with which
+    /// it is passed, which may be none; reads no further.
     private func tally(
-        _ session: PostgresConnection, until end: Snapshot
-    ) throws(PostgresError) -> (events: Int64, checksum: Int64, typeIDs: [Int16]) {
+        _ session: PostgresConnection, until end: Snapshot, atMost limit: Int64?
+    ) throws(PostgresError) -> Tally {
+        // Bounds the ordered scan where transactions that began before the last snapshot make the range an OR.
+        let oldest = newest.map { " AND xid >= '\($0.snapshot.xmin)'::xid8" } ?? ""
         let result = try session.query(
             """
-            SELECT count(*), coalesce(sum(version) % 9223372036854775808, 0)::bigint, array_agg(DISTINCT type_id)
-            FROM reactions._outbox WHERE \(rows(since: newest?.snapshot, until: end))
+            WITH new AS MATERIALIZED (
+                SELECT xid, type_id, version FROM reactions._outbox
+                WHERE \(outbox.rows(since: newest?.snapshot, until: end))\(oldest)
+                \(limit.map { "ORDER BY xid LIMIT \($0 + 1)" } ?? "")
+            ), next AS (
+                \(limit.map { "SELECT xid FROM new ORDER BY xid OFFSET \($0)" } ?? "SELECT NULL::xid8 AS xid LIMIT 0")
+            )
+            SELECT * FROM (SELECT (SELECT xid FROM next)) AS n
+            LEFT JOIN (
+                SELECT type_id, count(*), (sum(version) % 9223372036854775808)::bigint
+                FROM new WHERE (SELECT xid FROM next) IS NULL OR xid < (SELECT xid FROM next) GROUP BY type_id
+            ) AS counted ON true
             """)
-        return (try result.required(0, 0), try result.required(0, 1), result.numbers(0, 2))
-    }
-
-    /// The transaction id below which about `batchEvents` events lie, above the lowest one: a transaction's events stay together.
-    private func cutPoint(_ session: PostgresConnection, until end: Snapshot) throws(PostgresError) -> UInt64? {
-        let range = rows(since: newest?.snapshot, until: end)
-        let result = try session.query(
-            """
-            SELECT xid FROM reactions._outbox WHERE \(range) AND version >= \(baseVersion.rawValue)
-            ORDER BY xid OFFSET \(limits.batchEvents) LIMIT 1
-            """)
-        guard let xid = result.value(0, 0, as: UInt64.self) else { return nil }
-        return max(xid, (newest?.snapshot.xmax ?? 0) + 1)
+        var tally = Tally()
+        tally.next = result.value(0, 0)
+        for row in result.rows {
+            guard let type = result.value(row, 1, as: Int16.self) else { continue }
+            tally.typeIDs.append(type)
+            tally.events += try result.required(row, 2, as: Int64.self)
+            tally.checksum = (tally.checksum &+ (try result.required(row, 3))) & .max
+        }
+        return tally
     }
 
     /// Of the kept rows, those whose predecessor is kept too (or that are the cluster's first).
@@ -196,20 +209,6 @@ extension PostgresSource {
                     typeIDs: catalog.keys.sorted(), catalog: catalog))
         }
         return batches
-    }
-
-    /// The rows of a batch. With no batch before: every row, those from before a restore (whose transaction ids mean nothing here)
-    /// included.
-    private func rows(since previous: Snapshot?, until end: Snapshot) -> String {
-        let visible = "pg_visible_in_snapshot(xid, '\(end.text)'::pg_snapshot)"
-        guard let previous else { return "(version < \(baseVersion.rawValue) OR \(visible))" }
-        return "\(newRows(since: previous)) AND xid < '\(end.xmax)'::xid8 AND \(visible)"
-    }
-
-    func newRows(since previous: Snapshot) -> String {
-        let known = previous.inProgress.map(String.init).joined(separator: ",")
-        let late = known.isEmpty ? "" : " OR xid = ANY ('{\(known)}'::xid8[])"
-        return "version >= \(baseVersion.rawValue) AND (xid >= '\(previous.xmax)'::xid8\(late))"
     }
 
     func snapshot(_ result: PostgresResult, _ row: Int32, _ column: Int32) throws(PostgresError) -> Snapshot {

@@ -10,11 +10,10 @@ struct EventDecoder {
     /// PostgreSQL counts microseconds from 2000-01-01, we count from 1970-01-01.
     private static let epochOffset: Int64 = 946_684_800_000_000
 
-    private(set) var events: [Event] = []
     private var sawHeader = false
 
-    /// One row as libpq hands it over; the first is preceded by the header, the last one is the trailer.
-    mutating func decode(_ bytes: UnsafeRawBufferPointer) throws(PostgresError) {
+    /// One row as libpq hands it over; the first is preceded by the header, the last one is the trailer. Nil if there is no event in it.
+    mutating func decode(_ bytes: UnsafeRawBufferPointer) throws(PostgresError) -> Event? {
         var reader = Reader(bytes: bytes)
         if !sawHeader {
             for byte in Self.signature {
@@ -23,22 +22,22 @@ struct EventDecoder {
             _ = try reader.integer(Int32.self)
             guard try reader.integer(Int32.self) == 0 else { throw Self.nonsense }
             sawHeader = true
-            if reader.isAtEnd { return }
+            if reader.isAtEnd { return nil }
         }
         let count = try reader.integer(Int16.self)
-        if count == -1 { return }
+        if count == -1 { return nil }
         guard count == Self.columnCount else { throw Self.nonsense }
         let version = try reader.field(Int64.self)
         let typeID = try reader.field(Int16.self)
         guard let scope = EventScope(rawValue: try reader.field(UInt8.self)) else { throw Self.nonsense }
-        events.append(
-            Event(
-                version: Version(rawValue: version), scope: scope, typeID: typeID, userID: try reader.field(Int64.self),
-                entityID: try reader.field(Int64.self), setMask: try reader.field(Int32.self),
-                clearMask: try reader.field(Int32.self), isDeltaKnown: try reader.field(UInt8.self) != 0,
-                createdAt: Self.unixTime(try reader.field(Int64.self)),
-                writtenAt: Self.unixTime(try reader.field(Int64.self))))
+        let event = Event(
+            version: Version(rawValue: version), scope: scope, typeID: typeID, userID: try reader.field(Int64.self),
+            entityID: try reader.field(Int64.self), setMask: try reader.field(Int32.self),
+            clearMask: try reader.field(Int32.self), isDeltaKnown: try reader.field(UInt8.self) != 0,
+            createdAt: Self.unixTime(try reader.field(Int64.self)),
+            writtenAt: Self.unixTime(try reader.field(Int64.self)))
         guard reader.isAtEnd else { throw Self.nonsense }
+        return event
     }
 
     /// An infinite timestamp stays the largest or smallest number.

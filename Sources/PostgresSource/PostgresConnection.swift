@@ -70,24 +70,29 @@ final class PostgresConnection {
         return result
     }
 
-    /// `COPY … TO STDOUT`, handing over one row after the other.
-    func copy(
-        _ sql: String, row: (UnsafeRawBufferPointer) throws(PostgresError) -> Void
-    ) throws(PostgresError) {
+    /// Begins `COPY … TO STDOUT`. Until `continueCopy` has returned true the connection can be used for nothing else.
+    func beginCopy(_ sql: String) throws(PostgresError) {
         let deadline = ContinuousClock.now + timeout
         isInUnknownState = true
         guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
         try flush(until: deadline)
         try waitForResult(until: deadline)
         guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
+        defer { PQclear(result) }
         guard PQresultStatus(result) == PGRES_COPY_OUT else {
-            defer { PQclear(result) }
             let error = PostgresError(result: result)
             _ = try results(until: deadline)
             isInUnknownState = false
             throw error
         }
-        PQclear(result)
+    }
+
+    /// Hands over rows until `row` returns false, and returns whether the copy has come to its end. What is not read waits in the
+    /// socket, and the server with it.
+    func continueCopy(
+        _ row: (UnsafeRawBufferPointer) throws(PostgresError) -> Bool
+    ) throws(PostgresError) -> Bool {
+        let deadline = ContinuousClock.now + timeout
         while true {
             var bytes: UnsafeMutablePointer<CChar>?
             let count = PQgetCopyData(connection, &bytes, 1)
@@ -96,15 +101,15 @@ final class PostgresConnection {
                 guard PQconsumeInput(connection) == 1 else { throw PostgresError(connection: connection) }
             } else if let bytes, count > 0 {
                 defer { PQfreemem(bytes) }
-                try row(UnsafeRawBufferPointer(start: bytes, count: Int(count)))
+                guard try row(UnsafeRawBufferPointer(start: bytes, count: Int(count))) else { return false }
             } else if count == -1 {
-                break
+                _ = try results(until: deadline)
+                isInUnknownState = false
+                return true
             } else {
                 throw PostgresError(connection: connection)
             }
         }
-        _ = try results(until: deadline)
-        isInUnknownState = false
     }
 
     /// Waits for a notification on any channel; true if one came. Ends early when woken.

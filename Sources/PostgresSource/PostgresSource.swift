@@ -37,13 +37,11 @@ public actor PostgresSource {
     }
 
     public struct BatchLimits: Sendable {
-        /// Events per chunk of a batch of ordinary size and of one above `behind`.
-        public var chunkEvents: Int32 = 10_000
-        public var chunkEventsBehind: Int32 = 100_000
-        /// A batch with more events was formed behind.
-        public var behind: Int64 = 100_000
-        /// A batch is cut, between transactions, after this many events.
-        public var batchEvents: Int64 = 1_000_000
+        /// Events of one insert.
+        public var chunkEvents: Int32 = 100_000
+        /// A batch is cut, between transactions, after this many events. A batch of one chunk costs ClickHouse least: its rows are looked
+        /// for in no part but their own.
+        public var batchEvents: Int64 = 100_000
         /// How long finished batches and their events are kept.
         public var retention: Duration = .seconds(600)
         /// The current outbox table is left for the next one at this size or after this time.
@@ -85,6 +83,14 @@ public actor PostgresSource {
         self.limits = limits
     }
 
+    /// The outbox tables are emptied too often for statistics to be right, and their indexes always are.
+    static let sessionSettings = """
+        SET search_path = pg_catalog; SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off;
+        SET max_parallel_workers_per_gather = 0; SET timezone = 'UTC'; SET bytea_output = hex;
+        SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0;
+        SET statement_timeout = 0
+        """
+
     /// Connects, and refuses a standby and whatever gives two statements two backends.
     public func open() throws(PostgresError) {
         connection = nil
@@ -100,16 +106,16 @@ public actor PostgresSource {
         guard !identity.isTrue(0, 1) else {
             throw PostgresError(disposition: .stop, message: "the server is a standby: the agent needs the primary")
         }
-        // The outbox tables are emptied too often for statistics to be right, and their indexes always are.
-        _ = try opened.execute(
-            """
-            SET search_path = pg_catalog; SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off;
-            SET max_parallel_workers_per_gather = 0; SET timezone = 'UTC'; SET bytea_output = hex;
-            SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0;
-            SET statement_timeout = 0
-            """)
+        _ = try opened.execute(Self.sessionSettings)
         connection = opened
     }
+
+    /// Reads the batches of this term.
+    public func makeReader() -> BatchReader {
+        BatchReader(settings: settings, outbox: outbox)
+    }
+
+    var outbox: OutboxRows { OutboxRows(base: baseVersion) }
 
     public func close() {
         connection = nil

@@ -74,7 +74,7 @@ extension PostgresSource {
             """
             SELECT snapshot FROM reactions._batch WHERE finished_at IS NOT NULL ORDER BY batch DESC LIMIT 1
             """)
-        let condition = finished.rows.isEmpty ? "true" : newRows(since: try snapshot(finished, 0, 0))
+        let condition = finished.rows.isEmpty ? "true" : outbox.newRows(since: try snapshot(finished, 0, 0))
         let result = try session.query(
             """
             SELECT count(*), (extract(epoch FROM clock_timestamp() - min(written_at)) * 1000)::bigint

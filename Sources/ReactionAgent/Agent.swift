@@ -1,3 +1,4 @@
+internal import CMalloc
 public import Logging
 public import Pipeline
 internal import PostgresSource
@@ -9,8 +10,13 @@ public enum Agent {
     /// What a blocking call may take beyond the shutdown timeout.
     static let grace: Duration = .seconds(5)
 
+    /// A chunk's buffers go back to the system when they are freed. Left alone, the C library raises this limit to the largest block
+    /// that it sees freed, and the heap of every thread then keeps holes of that size.
+    static let largestHeapBlock: Int32 = 256 << 10
+
     /// Returns after SIGTERM or SIGINT, or throws what cannot be helped by trying again.
     public static func run(_ settings: Settings, sink: any Sink, logger: Logger) async throws {
+        mallopt(M_MMAP_THRESHOLD, largestHeapBlock)
         let metrics = Metrics()
         let mirror = MirrorService(
             settings: .init(mirror: settings.mirror, sinkTimeout: settings.clickHouse.requestTimeout),

@@ -2,27 +2,57 @@ internal import Pipeline
 internal import PostgresSource
 public import ReactionModel
 
-/// Reads chunks for both lanes. They mostly follow each other closely, so the few last chunks are kept and read once.
+/// Reads chunks for both lanes, each once as long as the lanes follow each other closely, and the next one ahead: while a chunk is being
+/// inserted PostgreSQL sorts and sends what follows it.
 actor ChunkReader {
     private struct Kept {
         var batch: BatchNumber
         var after: Version
-        var events: [Event]
+        var events: Task<[Event], any Error>
     }
 
-    private static let capacity = 3
-    private let source: PostgresSource
+    /// The chunk in use and the one after it, for each lane.
+    private static let capacity = 4
+    private let reader: BatchReader
     private var kept: [Kept] = []
+    /// Formed, and not read to their ends.
+    private var upcoming: [Batch] = []
 
-    init(source: PostgresSource) {
-        self.source = source
+    init(reader: BatchReader) {
+        self.reader = reader
     }
 
-    /// The next events of the batch behind `version`; none at its end.
-    func events(of batch: Batch, after version: Version) async throws -> [Event] {
+    /// Batches will be asked for in this order.
+    func announce(_ batch: Batch) {
+        guard batch.events > 0 else { return }
+        upcoming.append(batch)
+        if upcoming.count == 1 { _ = chunk(of: batch, after: .zero) }
+    }
+
+    /// The next events of the batch behind `version`, of which `count` events precede them; none at its end.
+    func events(of batch: Batch, after version: Version, count: Int64) async throws -> [Event] {
+        let events = try await chunk(of: batch, after: version).value
+        guard let last = events.last else { return [] }
+        if count + Int64(events.count) < batch.events {
+            _ = chunk(of: batch, after: last.version)
+        } else {
+            upcoming.removeAll { $0.number <= batch.number }
+            if let next = upcoming.first { _ = chunk(of: next, after: .zero) }
+        }
+        return events
+    }
+
+    /// Nobody reads on in the batch for a while.
+    func release(_ batch: BatchNumber) async {
+        kept.removeAll { $0.batch == batch }
+        await reader.release(batch)
+    }
+
+    private func chunk(of batch: Batch, after version: Version) -> Task<[Event], any Error> {
         if let found = kept.first(where: { $0.batch == batch.number && $0.after == version }) { return found.events }
-        let events = try await source.events(of: batch, after: version)
         if kept.count >= Self.capacity { kept.removeFirst() }
+        let reader = reader
+        let events = Task { try await reader.events(of: batch, after: version) }
         kept.append(Kept(batch: batch.number, after: version, events: events))
         return events
     }

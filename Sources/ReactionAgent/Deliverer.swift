@@ -36,6 +36,8 @@ actor Deliverer {
     /// When the last of those requests has timed out.
     private let formerLeaderIsGone: ContinuousClock.Instant
     private var progress: Progress?
+    /// Nobody has tried to insert anything from this position on: a batch that was formed in this term has no other sender.
+    private var untried: (batch: BatchNumber, position: Int64)
     private var identity: SinkIdentity?
     private var identifiedAt: ContinuousClock.Instant?
 
@@ -50,6 +52,7 @@ actor Deliverer {
         self.logger = logger
         self.inherited = inherited
         self.formerLeaderIsGone = .now + requestTimeout
+        self.untried = (inherited ?? BatchNumber(rawValue: 0), .max)
     }
 
     /// Sends what is not sent of the batch, and returns its lag when ClickHouse has confirmed all of it.
@@ -60,7 +63,8 @@ actor Deliverer {
         if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
         while progress.tally.events < batch.events {
             try Task.checkCancellation()
-            let events = try await reader.events(of: batch, after: progress.after)
+            let events = try await reader.events(
+                of: batch, after: progress.after, count: progress.tally.events)
             guard let last = events.last else { throw OutboxDamage(batch: batch.number) }
             try await deliver(events, of: batch, &progress)
             progress.tally.add(events)
@@ -95,7 +99,7 @@ actor Deliverer {
         while let piece = bisection.next() {
             do {
                 try await insert(
-                    events[piece], at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
+                    events.piece(piece), at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
             } catch let error as SinkError where error.disposition == .rejectBatch {
                 identifiedAt = nil
                 if !progress.isBisecting {
@@ -111,26 +115,36 @@ actor Deliverer {
             }
         }
         let now = try await source.now()
-        for (position, event) in events.enumerated() where !parked.positions.contains(position) {
+        for (position, event) in events.enumerated() {
+            guard parked.positions.isEmpty || !parked.positions.contains(position) else { continue }
             progress.lag.add(microseconds: now - event.writtenAt)
         }
     }
 
     private func insert(
-        _ events: ArraySlice<Event>, at part: Int32, of batch: Batch, without unknown: Set<Version>
+        _ events: [Event], at part: Int32, of batch: Batch, without unknown: Set<Version>
     ) async throws {
         guard let chunk = try await chunk(events, at: part, of: batch, without: unknown) else { return }
+        let isFirst = notesFirstAttempt(of: batch.number, from: part, count: events.count)
         // Right before the request: whoever has lost the lock sends nothing that its successor does not wait out.
         _ = try await source.now()
-        try await sink.insert(chunk, catalog: batch.catalog)
+        try await sink.insert(chunk, catalog: batch.catalog, isFirst: isFirst)
         metrics.update { $0.insertedEvents += UInt64(chunk.events.count) }
+    }
+
+    /// Whether nobody has tried any of these positions, which from now on they are.
+    private func notesFirstAttempt(of batch: BatchNumber, from part: Int32, count: Int) -> Bool {
+        let start = (batch: batch, position: Int64(part))
+        guard start >= untried else { return false }
+        untried = (batch, start.position + Int64(count))
+        return true
     }
 
     /// The chunk as it is sent, the same at every time; nil if nothing is left of it.
     private func chunk(
-        _ events: ArraySlice<Event>, at part: Int32, of batch: Batch, without unknown: Set<Version>
+        _ events: [Event], at part: Int32, of batch: Batch, without unknown: Set<Version>
     ) async throws -> Chunk? {
-        let events = events.filter { !unknown.contains($0.version) }
+        let events = unknown.isEmpty ? events : events.filter { !unknown.contains($0.version) }
         guard let first = events.first else { return nil }
         let keys = events.keysToResolve
         let before =
@@ -144,7 +158,8 @@ actor Deliverer {
         among events: [Event], of batch: Batch
     ) async throws -> (positions: Set<Int>, unknown: Set<Version>) {
         guard let first = events.first, let last = events.last else { return ([], []) }
-        var unknown = Set(events.filter { batch.catalog[$0.typeID] == nil }.map(\.version))
+        let known = Set(batch.catalog.keys)
+        var unknown = Set(events.lazy.filter { !known.contains($0.typeID) }.map(\.version))
         if !unknown.isEmpty {
             try await source.park(
                 unknown.sorted(), batch: batch.number, errorCode: 0, error: "the entity type is not known")
@@ -152,6 +167,7 @@ actor Deliverer {
         let parked = try await source.parkedEvents(of: batch.number, from: first.version, through: last.version)
         unknown.formUnion(parked.filter { $0.errorCode == 0 }.map(\.version))
         let refused = Set(parked.filter { $0.errorCode != 0 }.map(\.version))
+        guard !refused.isEmpty else { return ([], unknown) }
         return (Set(events.indices.filter { refused.contains(events[$0].version) }), unknown)
     }
 
@@ -198,19 +214,19 @@ actor Deliverer {
         var after = Version.zero
         var part = 0
         while true {
-            let events = try await source.events(of: batch, after: after)
+            let events = try await reader.events(of: batch, after: after, count: Int64(part))
             guard let last = events.last else { return }
             let parked = try await parkedVersions(among: events, of: batch)
             var bisection = Bisection(count: events.count, parked: parked.positions)
             while let piece = bisection.next() {
                 try Task.checkCancellation()
                 let position = Int32(truncatingIfNeeded: part + piece.lowerBound)
-                guard let chunk = try await chunk(events[piece], at: position, of: batch, without: parked.unknown),
+                guard let chunk = try await chunk(events.piece(piece), at: position, of: batch, without: parked.unknown),
                     try await !sink.contains(chunk, catalog: batch.catalog)
                 else { continue }
                 try await waitOutFormerLeader()
                 _ = try await source.now()
-                try await sink.insert(chunk, catalog: batch.catalog)
+                try await sink.insert(chunk, catalog: batch.catalog, isFirst: false)
                 metrics.update { $0.resentChunks += 1 }
                 logger.warning(
                     "chunk sent again: ClickHouse had lost it",
@@ -223,5 +239,12 @@ actor Deliverer {
 
     private func waitOutFormerLeader() async throws {
         try await Task.sleep(until: formerLeaderIsGone)
+    }
+}
+
+extension [Event] {
+    /// The events at these positions, without a copy if they are all.
+    fileprivate func piece(_ positions: Range<Int>) -> [Event] {
+        positions == indices ? self : Array(self[positions])
     }
 }

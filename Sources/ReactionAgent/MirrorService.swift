@@ -85,7 +85,8 @@ public struct MirrorService: Service {
         logger.notice(
             "leading", metadata: ["generation": "\(term.generation)", "unfinished": "\(term.unfinished.count)"])
         metrics.update { $0.role = .leading }
-        let reader = ChunkReader(source: source)
+        let reader = ChunkReader(reader: await source.makeReader())
+        for batch in term.unfinished { await reader.announce(batch) }
         let effects = Effects(
             source: source, cache: makeCache(term), reader: reader,
             deliverer: Deliverer(
@@ -194,24 +195,30 @@ struct Effects: Sendable {
     private func look() async throws -> Outcome {
         try await source.maintain()
         let look = try await source.look()
-        if look.batch != nil { metrics.update { $0.formedBatches += 1 } }
-        return { $0.looked(look.batch, oldestRunning: look.oldestRunning, now: $1) }
+        if let batch = look.batch {
+            metrics.update { $0.formedBatches += 1 }
+            await reader.announce(batch)
+        }
+        return { $0.looked(look.batch, hasMore: look.hasMore, oldestRunning: look.oldestRunning, now: $1) }
     }
 
     private func apply(_ batch: Batch) async throws -> Outcome {
         do {
             var after = Version.zero
-            while true {
+            var count: Int64 = 0
+            while count < batch.events {
                 try Task.checkCancellation()
-                let events = batch.events == 0 ? [] : try await reader.events(of: batch, after: after)
-                guard let last = events.last else { break }
+                let events = try await reader.events(of: batch, after: after, count: count)
+                guard let last = events.last else { throw OutboxDamage(batch: batch.number) }
                 try await cache.apply(events, catalog: batch.catalog)
                 metrics.update { $0.appliedEvents += UInt64(events.count) }
                 after = last.version
+                count += Int64(events.count)
             }
             return { $0.batchApplied(batch.number, now: $1) }
         } catch let error as CacheError {
             metrics.update { $0.redisFailures += 1 }
+            await reader.release(batch.number)
             logger.warning(
                 "apply failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error.message)"])
             return { $0.applyFailed(now: $1) }
@@ -225,6 +232,7 @@ struct Effects: Sendable {
             return { $0.batchConfirmed(batch.number, lag: lag, now: $1) }
         } catch let error as SinkError {
             metrics.update { $0.sinkFailures += 1 }
+            await reader.release(batch.number)
             logger.warning(
                 "send failed",
                 metadata: [

@@ -51,6 +51,10 @@ public actor RedisCache: Cache {
     static let eventsPerCall = 1000
     /// Calls of one pipeline: bounds the replies that wait in the socket.
     static let callsPerPipeline = 500
+    /// Of how many maps one question asks whether any is there; of a group that has one, each map by itself.
+    static let keysPerQuestion = [32, 1]
+    /// Bounds the questions in one buffer.
+    static let questionsPerPipeline = 1000
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.redis")
@@ -70,14 +74,16 @@ public actor RedisCache: Cache {
     }
 
     public func apply(_ events: [Event], catalog: [Int16: EntityType]) throws(CacheError) {
-        let calls = foldedByUser(events)
-        var start = 0
-        while start < calls.count {
-            let end = min(start + Self.callsPerPipeline, calls.count)
-            try converse { connection throws(CacheError) in
-                try send(calls[start..<end], catalog: catalog, over: connection)
+        var calls = groupedByMap(events, catalog)
+        guard !calls.isEmpty else { return }
+        try converse { connection throws(CacheError) in
+            if calls.count > Self.callsPerPipeline { calls = try existing(calls, events, catalog, over: connection) }
+            var start = 0
+            while start < calls.count {
+                let end = min(start + Self.callsPerPipeline, calls.count)
+                try send(calls[start..<end], events, catalog, over: connection)
+                start = end
             }
-            start = end
         }
     }
 
@@ -86,30 +92,82 @@ public actor RedisCache: Cache {
         try await RedisProbe().identity(of: settings)
     }
 
+    /// Events of one map, as their positions in the chunk.
     private struct Call {
         var typeID: Int16
         var userID: Int64
-        var events: [Event]
+        var positions: ArraySlice<Int32>
     }
 
-    /// One call per map, its events in version order. Events of a whole type have raised the epoch in their own transaction.
-    private func foldedByUser(_ events: [Event]) -> [Call] {
-        var calls: [Call] = []
-        var latest: [ReactionKey: Int] = [:]
-        for event in events where event.scope == .reaction {
-            let map = ReactionKey(typeID: event.typeID, userID: event.userID, entityID: 0)
-            if let position = latest[map], calls[position].events.count < Self.eventsPerCall {
-                calls[position].events.append(event)
-            } else {
-                latest[map] = calls.count
-                calls.append(Call(typeID: event.typeID, userID: event.userID, events: [event]))
+    /// One call per map, or several for many events. Events of a whole type have raised the epoch in their own transaction; those of a
+    /// type that is no longer known have no map.
+    private func groupedByMap(_ events: [Event], _ catalog: [Int16: EntityType]) -> [Call] {
+        let known = Set(catalog.keys)
+        var order = events.indices.filter { events[$0].scope == .reaction && known.contains(events[$0].typeID) }
+            .map { Int32(truncatingIfNeeded: $0) }
+        events.withUnsafeBufferPointer { events in
+            order.sort {
+                let (left, right) = (events[Int($0)], events[Int($1)])
+                return (left.userID, left.typeID, $0) < (right.userID, right.typeID, $1)
             }
+        }
+        var calls: [Call] = []
+        var start = 0
+        while start < order.count {
+            let first = events[Int(order[start])]
+            var end = start + 1
+            while end < order.count, end - start < Self.eventsPerCall, events[Int(order[end])].userID == first.userID,
+                events[Int(order[end])].typeID == first.typeID
+            {
+                end += 1
+            }
+            calls.append(Call(typeID: first.typeID, userID: first.userID, positions: order[start..<end]))
+            start = end
         }
         return calls
     }
 
+    /// The calls whose map is there. A map that begins after the question begins after the events' commit, so its fill sees them.
+    ///
+    /// A backlog's users mostly have none, and asking for many keys at once costs a fraction of a call of the script.
+    private func existing(
+        _ calls: [Call], _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
+    ) throws(CacheError) -> [Call] {
+        var groups = [calls[...]]
+        for size in Self.keysPerQuestion {
+            groups = groups.flatMap { group in
+                stride(from: group.startIndex, to: group.endIndex, by: size).map {
+                    group[$0..<min($0 + size, group.endIndex)]
+                }
+            }
+            var found: [ArraySlice<Call>] = []
+            var start = 0
+            while start < groups.count {
+                let asked = groups[start..<min(start + Self.questionsPerPipeline, groups.count)]
+                var commands = CommandBuffer()
+                for group in asked {
+                    commands.begin("EXISTS", arguments: group.count)
+                    for call in group { if let type = catalog[call.typeID] { commands.append(key(of: call, type)) } }
+                }
+                for (group, reply) in zip(asked, try connection.pipeline(commands)) {
+                    guard case .integer(let count) = reply else {
+                        throw CacheError(message: "unexpected reply to EXISTS: \(reply)")
+                    }
+                    if count > 0 { found.append(group) }
+                }
+                start += asked.count
+            }
+            groups = found
+        }
+        return groups.flatMap { $0 }
+    }
+
+    private func key(of call: Call, _ type: EntityType) -> [UInt8] {
+        keys.key(type.userMapKey, id: call.userID, shardCount: type.shardCount)
+    }
+
     private func send(
-        _ calls: ArraySlice<Call>, catalog: [Int16: EntityType], over connection: RedisConnection
+        _ calls: ArraySlice<Call>, _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
     ) throws(CacheError) {
         var commands = CommandBuffer()
         var stamps: [Int16: Stamp] = [:]
@@ -119,9 +177,10 @@ public actor RedisCache: Cache {
                 stamps[call.typeID]
                 ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
             stamps[call.typeID] = stamp
-            let key = keys.key(type.userMapKey, id: call.userID, shardCount: type.shardCount)
-            commands.beginApply(UserMapAddress(key: key, stamp: stamp), digest: digest, events: call.events.count)
-            for event in call.events {
+            let map = UserMapAddress(key: key(of: call, type), stamp: stamp)
+            commands.beginApply(map, digest: digest, events: call.positions.count)
+            for position in call.positions {
+                let event = events[Int(position)]
                 commands.appendEvent(
                     entityID: event.entityID, setMask: event.setMask, clearMask: event.clearMask,
                     version: event.version.rawValue)

@@ -48,7 +48,7 @@ public struct Setting: Sendable {
             key: "redis.give_up", form: .duration, standard: "30s",
             help: "After this long without Redis the user maps are made absent and the mirror goes on."),
         .init(key: "clickhouse.url", form: .text, standard: "http://127.0.0.1:8123", help: "HTTP or HTTPS endpoint."),
-        .init(key: "clickhouse.database", form: .text, standard: "default", help: "Database of the three tables."),
+        .init(key: "clickhouse.database", form: .text, standard: "reactions", help: "Database of the three tables."),
         .init(key: "clickhouse.user", form: .text, standard: "default", help: "User."),
         .init(key: "clickhouse.password", form: .secret, standard: "", help: "Password. Empty: none."),
         .init(
@@ -59,13 +59,11 @@ public struct Setting: Sendable {
             key: "clickhouse.timeout", form: .duration, standard: "30s",
             help: "For one request. A new leader that finds an unfinished batch waits this long before it sends."),
         .init(
-            key: "mirror.chunk_events", form: .number, standard: "10000", help: "Events of one insert into ClickHouse."),
-        .init(
-            key: "mirror.chunk_events_behind", form: .number, standard: "100000",
-            help: "The same for a batch with more than 100000 events."),
-        .init(
-            key: "mirror.batch_events", form: .number, standard: "1000000",
+            key: "mirror.batch_events", form: .number, standard: "100000",
             help: "A larger backlog is cut into several batches, between transactions."),
+        .init(
+            key: "mirror.chunk_events", form: .number, standard: "100000",
+            help: "Events of one insert into ClickHouse, where a single transaction has more."),
         .init(
             key: "mirror.batch_retention", form: .duration, standard: "10min",
             help: "How long finished batches are kept, to be verified again when ClickHouse has restarted."),

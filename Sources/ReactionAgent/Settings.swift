@@ -63,7 +63,6 @@ public struct Settings: Sendable {
         }
         limits = PostgresSource.BatchLimits()
         limits.chunkEvents = Int32(try reader.number("mirror.chunk_events", in: 1...1_000_000))
-        limits.chunkEventsBehind = Int32(try reader.number("mirror.chunk_events_behind", in: 1...1_000_000))
         limits.batchEvents = Int64(try reader.number("mirror.batch_events", in: 1...100_000_000))
         limits.retention = try reader.duration("mirror.batch_retention")
         limits.rotateBytes = try reader.size("outbox.rotate_size")

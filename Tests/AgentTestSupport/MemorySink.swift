@@ -7,6 +7,7 @@ public final class MemorySink: Sink {
     private struct State {
         var rows: [Row] = []
         var inserts = 0
+        var firsts = 0
         var connects = 0
         var startedAt: Int64 = 0
         var failures: [SinkError] = []
@@ -27,6 +28,8 @@ public final class MemorySink: Sink {
     public var rows: [Row] { state.withLock { $0.rows } }
     public var versions: [Int64] { rows.map(\.event.version.rawValue) }
     public var inserts: Int { state.withLock { $0.inserts } }
+    /// Inserts that nobody had tried before.
+    public var firsts: Int { state.withLock { $0.firsts } }
     public var connects: Int { state.withLock { $0.connects } }
 
     /// The next requests fail in this way, one each.
@@ -65,7 +68,7 @@ public final class MemorySink: Sink {
         }
     }
 
-    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError) {
         let failure = state.withLock { state -> SinkError? in
             if !state.failures.isEmpty { return state.failures.removeFirst() }
             state.inserts += 1
@@ -75,7 +78,9 @@ public final class MemorySink: Sink {
             guard state.refused.isDisjoint(with: chunk.events.map(\.version)) else {
                 return SinkError(disposition: .rejectBatch, status: 400, code: 27, message: "refused")
             }
-            let present = Set(state.rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+            // Nothing is looked for at a first attempt: what is there already would be there twice.
+            let present = isFirst ? [] : Set(state.rows.filter { $0.batch == chunk.batch }.map(\.event.version))
+            if isFirst { state.firsts += 1 }
             state.rows += chunk.events.filter { !present.contains($0.version) }.map {
                 Row(batch: chunk.batch, event: $0)
             }

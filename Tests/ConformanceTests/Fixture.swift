@@ -112,6 +112,13 @@ extension Event {
     }
 }
 
+extension Sink {
+    /// As after a crash: somebody may have tried it before.
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+        try await insert(chunk, catalog: catalog, isFirst: false)
+    }
+}
+
 extension Chunk {
     init(_ batch: Int64, part: Int32 = 0, _ events: [Event]) {
         self.init(batch: BatchNumber(rawValue: batch), part: part, events: events)

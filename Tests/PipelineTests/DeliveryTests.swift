@@ -97,13 +97,6 @@ import Testing
         #expect(snapshot.cut(at: 30) == snapshot)
     }
 
-    @Test func aScopeOfTheTypeIsCutOut() {
-        let all = makeEvent(2, scope: .type)
-        #expect([makeEvent(1), all, makeEvent(3)].firstChunk().map(\.version.rawValue) == [1])
-        #expect([all, makeEvent(3)].firstChunk().map(\.version.rawValue) == [2])
-        #expect([makeEvent(3), makeEvent(4)].firstChunk().count == 2)
-    }
-
     @Test func quantilesAreBoundsOfBuckets() {
         var lag = LagHistogram()
         #expect(lag.quantile(0.5) == nil)
@@ -114,6 +107,16 @@ import Testing
         #expect(LagHistogram(counts: lag.counts) == lag)
         #expect(LagHistogram(counts: [1, 2]) == nil)
         #expect(LagHistogram.bounds == LagHistogram.bounds.sorted())
+    }
+
+    @Test func aLagIsInTheFirstBucketWhoseBoundItDoesNotPass() throws {
+        let edges = LagHistogram.bounds.flatMap { [$0 - 1, $0, $0 + 1] }
+        for milliseconds in edges + [1 << 40, .max / 1000 - 1] {
+            var lag = LagHistogram()
+            lag.add(microseconds: milliseconds * 1000)
+            let bucket = LagHistogram.bounds.firstIndex { milliseconds <= $0 } ?? LagHistogram.bounds.count
+            #expect(lag.counts.firstIndex(of: 1) == bucket, "\(milliseconds) ms")
+        }
     }
 
     @Test func theJitterTakesAtMostHalfOfADelay() {

@@ -66,6 +66,24 @@ import Testing
         #expect(gaps.last == .seconds(5))
     }
 
+    @Test func aBacklogIsFormedAheadOfTheLanesUnlessAServerFails() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        var now = Duration.zero
+        for formed in 1...3 as ClosedRange<Int64> {
+            _ = mirror.looked(makeBatch(formed), hasMore: true, oldestRunning: 9, now: now)
+            now += .milliseconds(10)
+            #expect(mirror.timePassed(now: now).names.contains("look") == (formed < 3))
+        }
+        _ = mirror.batchApplied(number(1), now: now)
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: now)
+        #expect(mirror.batchFinished(number(1), now: now).names.contains("look"))
+        _ = mirror.looked(makeBatch(4), hasMore: true, oldestRunning: 9, now: now)
+        _ = mirror.sendFailed(slowly: false, now: now)
+        _ = mirror.batchApplied(number(2), now: now)
+        #expect(!mirror.timePassed(now: now + .milliseconds(10)).names.contains("look"))
+    }
+
     @Test func aFailingServerIsTriedAgainWithDoublingDelays() {
         var mirror = mirror()
         _ = mirror.timePassed(now: .zero)

@@ -8,19 +8,20 @@ import Testing
 
 extension PostgresSource {
     /// Every event of the batch, read chunk by chunk.
-    func allEvents(of batch: Batch) throws -> [Event] {
+    func allEvents(of batch: Batch) async throws -> [Event] {
+        let reader = makeReader()
         var all: [Event] = []
         while true {
-            let events = try events(of: batch, after: all.last?.version ?? .zero)
+            let events = try await reader.events(of: batch, after: all.last?.version ?? .zero)
             if events.isEmpty { return all }
             all += events
         }
     }
 
     /// Looks, reads and finishes; the versions of the batch.
-    func deliverNext() throws -> [Int64] {
+    func deliverNext() async throws -> [Int64] {
         guard let batch = try look().batch else { return [] }
-        let events = try allEvents(of: batch)
+        let events = try await allEvents(of: batch)
         var tally = BatchTally()
         tally.add(events)
         #expect(tally.matches(batch))
@@ -107,7 +108,8 @@ extension PostgresSource {
         let batch = try #require(try await source.look().batch)
         var sizes: [Int] = []
         var after = Version.zero
-        while case let events = try await source.events(of: batch, after: after), let last = events.last {
+        let reader = await source.makeReader()
+        while case let events = try await reader.events(of: batch, after: after), let last = events.last {
             sizes.append(events.count)
             if events.contains(where: { $0.scope == .type }) { #expect(events.map(\.version.rawValue) == [all]) }
             after = last.version
@@ -144,9 +146,35 @@ extension PostgresSource {
         }
     }
 
-    @Test func everyCommittedEventIsInExactlyOneBatch() async throws {
+    @Test func lanesReadABatchAtDifferentPlaces() async throws {
         let database = try await OutboxDatabase.make()
-        let (source, _) = try await database.leader()
+        var limits = PostgresSource.BatchLimits()
+        limits.chunkEvents = 2
+        let (source, _) = try await database.leader(limits)
+        let writer = try database.connect()
+        try writer.execute("BEGIN")
+        let written = try (0..<9).map { try writer.writeEvent(user: 1, entity: Int64($0), set: 1) }
+        try writer.execute("COMMIT")
+        let batch = try #require(try await source.look().batch)
+        let reader = await source.makeReader()
+        // Each lane's position; the third one is more than there are sessions.
+        var positions = [0, 0, 0]
+        for (step, lane) in [0, 0, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 2, 1, 2, 0, 1, 2].enumerated() {
+            if step == 7 { await reader.release(batch.number) }
+            let after = positions[lane] == 0 ? Version.zero : Version(rawValue: written[positions[lane] - 1])
+            let events = try await reader.events(of: batch, after: after)
+            #expect(events.map(\.version.rawValue) == Array(written.dropFirst(positions[lane]).prefix(2)))
+            positions[lane] += events.count
+        }
+        #expect(positions == [9, 9, 9])
+    }
+
+    @Test(arguments: [100_000, 3] as [Int64])
+    func everyCommittedEventIsInExactlyOneBatch(batchEvents: Int64) async throws {
+        let database = try await OutboxDatabase.make()
+        var limits = PostgresSource.BatchLimits()
+        limits.batchEvents = batchEvents
+        let (source, _) = try await database.leader(limits)
         let writers = Task {
             try await withThrowingTaskGroup(of: Void.self) { group in
                 for writer in 0..<8 {

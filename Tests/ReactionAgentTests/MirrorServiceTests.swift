@@ -57,6 +57,7 @@ private func withMirror(
                     ?? .max
             }
             #expect(sink.versions.sorted() == written)
+            #expect(sink.firsts == sink.inserts)
             #expect(cache.versions == Set(written))
             #expect(metrics.isReady)
             #expect(metrics.text().contains("reactiond_mirror_finished_events_total 200\n"))

@@ -7,13 +7,14 @@ final class ClickHouseClient {
 
     let settings: ClickHouseSettings
     private let connection: HTTPConnection
-    private let gzip = Gzip()
+    private let gzip: Gzip
     /// Enough of an error's text to recognise it in the log.
     private static let longestMessage = 500
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         self.settings = settings
         self.connection = try HTTPConnection(settings)
+        self.gzip = Gzip(compresses: !settings.isLoopback)
     }
 
     /// Runs a query or a command and returns its whole answer, TabSeparated unless it says otherwise.

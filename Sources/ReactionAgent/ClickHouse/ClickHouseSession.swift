@@ -62,14 +62,17 @@ struct ClickHouseSession {
         return tally
     }
 
-    func deliver(_ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
+    /// - Parameter isFirst: nothing is there yet.
+    func deliver(_ rows: EncodedChunk, _ query: ChunkQuery, isFirst: Bool) throws(SinkError) {
         var delivery = ChunkDelivery(expected: rows.tallies)
+        var found = isFirst ? [:] : try tallies(query)
         while true {
-            switch delivery.looked(found: try tallies(query)) {
+            switch delivery.looked(found: found) {
             case .complete:
                 return
             case .act(let actions):
                 for action in actions { try perform(action, rows, query) }
+                found = try tallies(query)
             case .partial(let table):
                 throw .content("\(table.rawValue) holds a part of the chunk")
             case .surplus(let table):

@@ -9,6 +9,13 @@ public struct ClickHouseSettings: Sendable {
     /// Of one request from its first to its last byte.
     public var requestTimeout: Duration
 
+    /// Whether the URL names this machine.
+    var isLoopback: Bool {
+        guard let scheme = url.firstRange(of: "://") else { return false }
+        let host = url[scheme.upperBound...]
+        return ["127.", "[::1]", "localhost:", "localhost/"].contains { (host + "/").hasPrefix($0) }
+    }
+
     /// What is wrong with a setting, in the operator's words; never holds the password.
     public struct Problem: Error, CustomStringConvertible {
         public var description: String

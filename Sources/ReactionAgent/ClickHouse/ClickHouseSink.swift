@@ -51,7 +51,7 @@ public actor ClickHouseSink: Sink {
         return found
     }
 
-    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError) {
         let query = ChunkQuery(chunk)
         do {
             let session = try open()
@@ -60,7 +60,7 @@ public actor ClickHouseSink: Sink {
             case .truncation(let truncation):
                 try session.truncate(truncation, query)
             case .rows(let rows):
-                try session.deliver(rows, query)
+                try session.deliver(rows, query, isFirst: isFirst)
                 suspect(query, rows, session)
             }
         } catch {
