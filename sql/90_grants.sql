@@ -16,7 +16,7 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactions TO reactions_admin;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE ON SCHEMA reactions TO pg_monitor;
-GRANT SELECT ON stats, mirror_status, parked_events, _mirror, _batch, _outbox, _skipped, entity_type, kind TO pg_monitor;
+GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind TO pg_monitor;
 GRANT EXECUTE ON FUNCTION _stats(), status() TO pg_monitor;
 
 -- What pg_dump takes along: configuration and what is not yet elsewhere; not the mirror's progress, which belongs to one cluster.
