@@ -122,13 +122,148 @@ struct BackfillSite {
             """)
         #expect(report == counts)
         #expect(try site.session.value("SELECT backfilled FROM reactions.status()") == "t")
-        let before = try site.session.value("SELECT last_value FROM reactions._version")
-        try site.stack.connect().execute("UPDATE \"ImageReaction\" SET note = note")
-        #expect(try site.session.value("SELECT last_value FROM reactions._version") == before)
+        let agentIsAt = try site.session.value("SELECT count(*) FROM reactions._outbox")
+        try site.session.execute("UPDATE \"ImageReaction\" SET note = note")
+        #expect(try site.session.value("SELECT count(*) FROM reactions._outbox") == agentIsAt)
         let times = try site.stack.clickHouseRows(
-            "SELECT toUnixTimestamp(createdAt) FROM {db}.entityMetricEvents WHERE entityType = 'Image' AND userId = 2 ORDER BY createdAt LIMIT 1")
-        let created = try site.session.value(
-            "SELECT extract(epoch FROM min(\"createdAt\"))::bigint FROM \"ImageReaction\" WHERE \"userId\" = 2 AND reaction <> 'Dislike'")
-        #expect(times == [[created ?? ""]])
+            "SELECT min(toUnixTimestamp(createdAt)), max(toUnixTimestamp(createdAt)) FROM {db}.entityMetricEvents WHERE entityType = 'Image'")
+        let created = try site.session.query(
+            """
+            SELECT extract(epoch FROM min("createdAt"))::bigint, extract(epoch FROM max("createdAt"))::bigint
+            FROM "ImageReaction" WHERE reaction <> 'Dislike'
+            """)
+        #expect(times == created.map { $0.map { $0 ?? "" } })
+    }
+
+    /// Rows appear in the holes of the table and behind its end, move (an UPDATE writes them elsewhere), lose or change their kind, go.
+    private func write(_ site: BackfillSite, seed: Int, truncates: Bool = false) throws {
+        let session = site.session
+        try session.execute(
+            """
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction)
+            SELECT 1 + (random() * 250)::integer, (random() * 4000)::integer, (enum_range(NULL::"ReviewReactions"))[1 + (random() * 4)::integer]
+            FROM generate_series(1, 30) ON CONFLICT DO NOTHING;
+            UPDATE "ImageReaction" SET note = repeat('y', 100 + \(seed % 7) * 10) WHERE id % 97 = \(seed % 97);
+            DELETE FROM "ImageReaction" WHERE id % 89 = \(seed % 89);
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction)
+            SELECT "userId", "imageId", 'Heart' FROM "ImageReaction" WHERE id % 83 = \(seed % 83) AND reaction = 'Like' ON CONFLICT DO NOTHING;
+            UPDATE "ImageReaction" r SET reaction = 'Cry' WHERE id % 79 = \(seed % 79) AND reaction = 'Laugh'
+                AND NOT EXISTS (SELECT FROM "ImageReaction" o WHERE o."userId" = r."userId" AND o."imageId" = r."imageId" AND o.reaction = 'Cry')
+            """)
+        if truncates { try session.execute("TRUNCATE \"ImageReaction\"") }
+        try session.execute("SELECT pg_sleep(0.005)")
+    }
+
+    @Test("rows that move, appear and vanish while the agent is killed twenty times come out right")
+    func liveAndKilled() async throws {
+        let site = try BackfillSite.make(try await Stack.make(), rows: 60_000)
+        try site.attach()
+        for seed in 0..<20 { try write(site, seed: seed) }
+        var kills = 0
+        var seed = 20
+        while kills < 20 {
+            let agent = try site.stack.startAgent()
+            for _ in 0..<(20 + kills * 5) {
+                seed += 1
+                try write(site, seed: seed)
+            }
+            agent.stop(9)
+            kills += 1
+        }
+        #expect(try site.session.value("SELECT state FROM reactions.backfill") != nil)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        while try site.session.value("SELECT state FROM reactions.backfill") != "sealed" {
+            seed += 1
+            try write(site, seed: seed)
+            try #require(seed < 20_000, "\(try site.state())")
+        }
+        for _ in 0..<50 {
+            seed += 1
+            try write(site, seed: seed)
+        }
+        try await site.expectAgreement()
+    }
+
+    @Test("a table that is rewritten is read anew, and one that is truncated under new versions")
+    func rewrittenAndTruncated() async throws {
+        let site = try BackfillSite.make(try await Stack.make(), rows: 60_000)
+        try site.attach()
+        let arguments = ["--set", "backfill.rows_per_second=20000", "--set", "backfill.sessions=1"]
+        let agent = try site.stack.startAgent(arguments)
+        defer { agent.stop(15) }
+        func readSome() async throws {
+            try await eventually(within: .seconds(30), "something is read: \(try site.state())") {
+                try site.session.value("SELECT blocks_read > 0 AND state = 'reading' FROM reactions.backfill") == "t"
+            }
+        }
+        try await readSome()
+        let first = try site.session.query("SELECT version, number FROM reactions._backfill")
+        try write(site, seed: 1)
+        try site.session.execute("VACUUM FULL \"ImageReaction\"")
+        try write(site, seed: 2)
+        try await eventually { try site.session.query("SELECT version, number FROM reactions._backfill") != first }
+        #expect(try site.session.value("SELECT version FROM reactions._backfill") == first[0][0], "the rows are the same")
+        try site.session.execute("UPDATE reactions._backfill SET range_blocks = 4")
+        try await readSome()
+        try write(site, seed: 3, truncates: true)
+        for seed in 4..<60 { try write(site, seed: seed) }
+        #expect(try site.session.value("SELECT count(*) FROM reactions._backfill") == "2")
+        try await site.sealed()
+        try await site.expectAgreement()
+    }
+
+    @Test("what vanished while the table was detached is gone after it was attached again, and what appeared is there")
+    func reattached() async throws {
+        let site = try BackfillSite.make(try await Stack.make(), rows: 20_000)
+        try site.attach()
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.sealed()
+        for seed in 0..<10 { try write(site, seed: seed) }
+        try site.session.execute("SELECT reactions.detach('Image')")
+        for seed in 10..<40 { try write(site, seed: seed) }
+        try site.session.execute("DELETE FROM \"ImageReaction\" WHERE \"userId\" % 3 = 0")
+        try site.attach()
+        for seed in 40..<60 { try write(site, seed: seed) }
+        try await site.sealed()
+        try await site.expectAgreement()
+        #expect(try site.session.value("SELECT count(*) FROM reactions._backfill WHERE sealed_at IS NOT NULL") == "2")
+    }
+
+    @Test("the command works beside an agent that waits to be asked, shows how far it is, and ends when everything is sealed")
+    func command() async throws {
+        let site = try BackfillSite.make(try await Stack.make(), rows: 20_000)
+        try site.attach()
+        let agent = try site.stack.startAgent(["--set", "backfill.automatic=false"])
+        defer { agent.stop(15) }
+        for seed in 0..<20 { try write(site, seed: seed) }
+        #expect(try site.session.value("SELECT state FROM reactions.backfill") == "reading")
+        let output = try await site.stack.reactiond("backfill", "Image")
+        #expect(output.contains("100 %") && output.contains("sealed"), "\(output)")
+        try await site.expectAgreement()
+        await #expect(throws: TestSupportError.self) { try await site.stack.reactiond("backfill", "Nothing") }
+    }
+
+    @Test("a row of an unknown kind is told to the operator, and read when the kind is added")
+    func unknownKind() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute(
+            """
+            CREATE TABLE r (u bigint, e bigint, k text, PRIMARY KEY (u, e, k));
+            INSERT INTO r SELECT g, g, CASE WHEN g = 77 THEN 'Rage' ELSE 'Like' END FROM generate_series(1, 100) g;
+            SELECT reactions.attach('r', 'Image', 'u', 'e', 'k')
+            """)
+        let agent = try stack.startAgent(["--set", "mirror.longest_backoff=500ms"])
+        defer { agent.stop(15) }
+        try await eventually { try session.value("SELECT error FROM reactions.backfill")?.contains("Rage") == true }
+        #expect(try session.value("SELECT detail FROM reactions.doctor() WHERE \"check\" = 'backfill_Image'")?.contains("Rage") == true)
+        try session.execute("SELECT reactions.add_kind('Image', 'Rage')")
+        try await eventually(within: .seconds(30)) { try session.value("SELECT state FROM reactions.backfill") == "sealed" }
+        let kinds = try stack.clickHouseRows(
+            "SELECT metricType, count() FROM {db}.entityMetricEvents GROUP BY metricType ORDER BY metricType")
+        #expect(kinds == [["ReactionLike", "99"], ["ReactionRage", "1"]])
+        #expect(try session.value("SELECT error FROM reactions.backfill") == nil)
     }
 }
