@@ -24,7 +24,7 @@ public struct StateQuery {
         let flag = SQL.flag(of: type.kinds)
         return """
             SELECT toInt64(userId), toInt64(entityId), \
-            \(tellsCleared ? "\(flag) * if(argMax(metricValue, version) > 0, 1, -1)" : flag) FROM entityMetricEvents \
+            \(tellsCleared ? "toInt32(\(flag) * if(argMax(metricValue, version) > 0, 1, -1))" : flag) FROM entityMetricEvents \
             WHERE entityType = \(SQL.quoted(type.name)) AND (userId, entityId) IN (\(list)) AND \(condition) \
             GROUP BY userId, entityId, metricType\(tellsCleared ? "" : " HAVING argMax(metricValue, version) > 0") \
             FORMAT RowBinary
