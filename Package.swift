@@ -69,7 +69,8 @@ let package = Package(
 
         // Agent only
         .target(
-            name: "PostgresSource", dependencies: ["CLibPQ", "ReactionModel", "Pipeline"], swiftSettings: agent),
+            name: "PostgresSource", dependencies: ["CLibPQ", "ClickHouseStore", "ReactionModel", "Pipeline"],
+            swiftSettings: agent),
         .target(
             name: "Pipeline", dependencies: ["ReactionModel", "RedisStore", "ClickHouseStore"], swiftSettings: agent),
         .target(
@@ -96,7 +97,8 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "CHiredis", "CLibPQ", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "TestSupport", "Pipeline", "CHiredis", "CLibPQ",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 
         // Tests
@@ -104,7 +106,8 @@ let package = Package(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
         .target(
-            name: "AgentTestSupport", dependencies: ["TestSupport", "Pipeline", "PostgresSource", "ReactionModel"],
+            name: "AgentTestSupport",
+            dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(

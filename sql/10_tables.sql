@@ -142,6 +142,8 @@ CREATE TABLE _batch (
     checksum      bigint NOT NULL,
     formed_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     confirmed_at  timestamptz,
+    -- What ClickHouse confirmed: rows and checksum of each table. Null if the server made some of the rows itself.
+    mirrored      bigint[],
     finished_at   timestamptz,
     lag_histogram integer[]
 );

@@ -1,6 +1,6 @@
 -- Privileges. -------------------------------------------------------------------------------------------------------------------
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA reactions FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA reactions FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA reactions TO reactions_reader, reactions_writer, reactions_admin;
 GRANT EXECUTE ON FUNCTION
@@ -12,18 +12,21 @@ GRANT EXECUTE ON FUNCTION
     react(bigint, bigint, text, text), unreact(bigint, bigint, text, text), set_flags(bigint, bigint, integer, text),
     toggle(bigint, bigint, text, text)
     TO reactions_writer, reactions_admin;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA reactions TO reactions_admin;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA reactions TO reactions_admin;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE ON SCHEMA reactions TO pg_monitor;
-GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind TO pg_monitor;
-GRANT EXECUTE ON FUNCTION _stats(), status() TO pg_monitor;
+GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run,
+    compared_reads, mismatch, mismatches TO pg_monitor;
+GRANT EXECUTE ON FUNCTION _stats(), status(), readiness(text) TO pg_monitor;
 
 -- What pg_dump takes along: configuration and what is not yet elsewhere; not the mirror's progress, which belongs to one cluster.
 SELECT pg_catalog.pg_extension_config_dump('entity_type', '');
 SELECT pg_catalog.pg_extension_config_dump('kind', '');
 SELECT pg_catalog.pg_extension_config_dump('phase_log', '');
 SELECT pg_catalog.pg_extension_config_dump('phase_log_phase_log_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('match_run', '');
+SELECT pg_catalog.pg_extension_config_dump('match_run_match_run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_generation', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_0', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_1', '');

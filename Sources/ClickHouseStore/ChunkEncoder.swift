@@ -16,6 +16,39 @@ public struct Tally: Equatable, Sendable {
     }
 }
 
+/// What the three tables hold of a chunk or a batch, in the order of `MirrorTable.allCases`.
+public struct MirroredRows: Equatable, Sendable {
+    private var tallies: [Tally]
+
+    /// Nothing.
+    public init() {
+        tallies = MirrorTable.allCases.map { _ in Tally() }
+    }
+
+    /// From what `numbers` gave; nil if it is anything else.
+    public init?(numbers: [Int64]) {
+        guard numbers.count == MirrorTable.allCases.count &* 2 else { return nil }
+        tallies = stride(from: 0, to: numbers.count, by: 2).map { Tally(rows: numbers[$0], checksum: numbers[$0 &+ 1]) }
+    }
+
+    /// Rows and checksum of each table.
+    public var numbers: [Int64] { tallies.flatMap { [$0.rows, $0.checksum] } }
+
+    public subscript(table: MirrorTable) -> Tally {
+        get { zip(MirrorTable.allCases, tallies).first { $0.0 == table }?.1 ?? Tally() }
+        set {
+            for (index, other) in MirrorTable.allCases.enumerated() where other == table { tallies[index] = newValue }
+        }
+    }
+
+    public mutating func add(_ other: MirroredRows) {
+        for index in tallies.indices {
+            tallies[index].rows &+= other.tallies[index].rows
+            tallies[index].checksum &+= other.tallies[index].checksum
+        }
+    }
+}
+
 /// A chunk's rows for one table.
 public struct EncodedRows: Sendable {
     public var bytes: [UInt8]

@@ -49,6 +49,28 @@ public struct ChunkQuery: Equatable, Sendable {
         }.joined(separator: "\nUNION ALL ")
     }
 
+    /// The same for every batch of a range: a row for each table and batch, with the batch after the table's name.
+    public static func tallies(of batches: ClosedRange<BatchNumber>) -> String {
+        MirrorTable.allCases.map { table in
+            """
+            SELECT '\(table.rawValue)', batch, count(), sum(\(table.checksumColumn)) FROM \(table.rawValue) \
+            WHERE batch BETWEEN \(batches.lowerBound.rawValue) AND \(batches.upperBound.rawValue) GROUP BY batch
+            """
+        }.joined(separator: "\nUNION ALL ")
+    }
+
+    /// - Parameter rows: the answer to `tallies(of:)`; nil if it is anything else.
+    public static func talliesByBatch(_ rows: [[String]]) -> [BatchNumber: MirroredRows]? {
+        var found: [BatchNumber: MirroredRows] = [:]
+        for row in rows {
+            guard let table = row.first.flatMap(MirrorTable.init(rawValue:)),
+                let batch = row.dropFirst().first.flatMap({ Int64($0) }), let tally = tally(row.dropFirst(2))
+            else { return nil }
+            found[BatchNumber(rawValue: batch), default: MirroredRows()][table] = tally
+        }
+        return found
+    }
+
     /// The same for one table, each row counted once however often it is there.
     public func distinctTally(_ table: MirrorTable) -> String {
         let row = (table.key + [table.checksumColumn]).joined(separator: ", ")

@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import ReactionModel
 
 /// What became visible between two snapshots; its row is committed before anything of it is sent.
@@ -13,6 +14,8 @@ public struct Batch: Sendable {
     public var chunkEvents: Int32
     /// The entity types with an event in the batch.
     public var typeIDs: [Int16]
+    /// What ClickHouse confirmed; nil if it has not, or if it made rows itself.
+    public var mirrored: MirroredRows?
     /// The entity types, as of the transaction that formed or resumed the batch.
     public var catalog: [Int16: EntityType]
 

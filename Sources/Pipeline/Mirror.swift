@@ -54,6 +54,12 @@ public struct Mirror: Sendable {
         var confirmedLag: LagHistogram?
     }
 
+    /// From one batch to the next at least the pace: what a batch costs PostgreSQL, and ClickHouse in merging its parts, it costs however
+    /// few its events are. So the more events a second, the longer the pace: 100 ms up to 2,500 events a second, 500 ms from 12,500 on.
+    /// A single event after a pause does not wait.
+    static let shortestPace: Duration = .milliseconds(100)
+    static let longestPace: Duration = .milliseconds(500)
+    static let pacePerRate: Duration = .microseconds(40)
     /// With batches under way the next one is formed this much later for each of them, at most `longestStretch`, so that an outage of
     /// hours leaves hundreds of batches behind, not hundreds of thousands.
     static let stretch: Duration = .milliseconds(250)
@@ -73,6 +79,7 @@ public struct Mirror: Sendable {
     private var lastFormed: Duration
     /// The last look has left something for the next one.
     private var isBehind = false
+    private var pace = Self.shortestPace
     /// The earliest `wait` that is still to come.
     private var timer: Duration?
 
@@ -87,7 +94,7 @@ public struct Mirror: Sendable {
         self.applying = Lane(backoff: backoff)
         self.sending = Lane(backoff: backoff)
         self.entries = unfinished.map { Entry(batch: $0) }
-        self.lastFormed = now
+        self.lastFormed = unfinished.isEmpty ? now - Self.shortestPace : now
         self.nextLook = now
     }
 
@@ -111,6 +118,8 @@ public struct Mirror: Sendable {
         isBehind = hasMore
         if let batch {
             entries.append(Entry(batch: batch))
+            let eventsPerSecond = Double(batch.events) / max((now - lastFormed) / .seconds(1), 0.001)
+            pace = min(max(Self.pacePerRate * eventsPerSecond, Self.shortestPace), Self.longestPace)
             lastFormed = now
         }
         let action = bell.looked(
@@ -239,10 +248,9 @@ public struct Mirror: Sendable {
     /// When to look next: later while batches are under way.
     private var lookDue: Duration? {
         guard let nextLook else { return nil }
-        if entries.isEmpty || isBehind && entries.count < Self.mostAhead && !isRedisFailing && !isSinkFailing {
-            return nextLook
-        }
-        return max(nextLook, lastFormed + min(Self.stretch * entries.count, Self.longestStretch))
+        if isBehind, entries.count < Self.mostAhead, !isRedisFailing, !isSinkFailing { return nextLook }
+        let spacing = max(pace, min(Self.stretch * entries.count, Self.longestStretch))
+        return max(nextLook, lastFormed + spacing)
     }
 
     private mutating func wait(now: Duration) -> [Action] {

@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import ReactionModel
 
 /// A run of consecutive events of one batch, in version order: what is sent, verified and resent as one.
@@ -54,7 +55,11 @@ public protocol Sink: Sendable {
     /// any error, also by another process, and leaves one copy. Returns when the server has confirmed.
     ///
     /// - Parameter isFirst: whether nobody can have tried it before, so that there is no need to look what is there already.
-    func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError)
+    /// - Returns: what the tables have of the chunk now; nil if the server made the rows itself.
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError) -> MirroredRows?
+
+    /// What the tables hold of these batches; those of which there is nothing are left out.
+    func rows(of batches: ClosedRange<BatchNumber>) async throws(SinkError) -> [BatchNumber: MirroredRows]
 
     /// Looks again at the batch's chunks of which an attempt went unanswered, since the server may still have been about to begin it.
     /// Returns when to ask again, or nil if no such attempt can add anything any more.

@@ -52,13 +52,17 @@ public actor BatchReader {
     private func begin(_ batch: Batch, after version: Version) throws(PostgresError) -> EventStream {
         if !hasRoom { streams.removeFirst() }
         let connection = if let last = idle.popLast() { last } else { try connect() }
-        let rows = outbox.rows(since: batch.previous, until: batch.snapshot) + " AND version > \(version.rawValue)"
+        let rows = outbox.rows(since: batch.previous, until: batch.snapshot)
+            .map { "\($0) AND version > \(version.rawValue)" }
+        let tables = (0..<3).map { "reactions._outbox_\($0)" }
         // Only the tables that have such rows: the others may be emptied meanwhile.
-        let probes = (0..<3).map { "EXISTS (SELECT FROM reactions._outbox_\($0) WHERE \(rows))" }
+        let probes = tables.map { OutboxRows.exists(in: $0, where: rows) }
         let found = try connection.query("SELECT " + probes.joined(separator: ", "))
-        let tables = (0..<3).filter { found.isTrue(0, Int32($0)) }
-        guard !tables.isEmpty else { return EventStream(connection: connection, batch: batch.number, position: version) }
-        let selects = tables.map { "SELECT \(EventDecoder.columns) FROM reactions._outbox_\($0) WHERE \(rows)" }
+        let selects = tables.enumerated().filter { found.isTrue(0, Int32($0.offset)) }
+            .map { OutboxRows.select(EventDecoder.columns, from: $0.element, where: rows) }
+        guard !selects.isEmpty else {
+            return EventStream(connection: connection, batch: batch.number, position: version)
+        }
         try connection.beginCopy(
             "COPY (\(selects.joined(separator: " UNION ALL ")) ORDER BY version) TO STDOUT (FORMAT binary)")
         return EventStream(connection: connection, batch: batch.number, position: version, isExhausted: false)

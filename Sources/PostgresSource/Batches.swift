@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 
@@ -31,11 +32,14 @@ extension PostgresSource {
     }
 
     /// ClickHouse has confirmed the whole batch. Not durable at once, but before `finish` is: a batch without the mark is delivered again.
-    public func confirm(_ number: BatchNumber) throws(PostgresError) {
+    /// - Parameter rows: what ClickHouse holds of it; nil if that is not known.
+    public func confirm(_ number: BatchNumber, rows: MirroredRows?) throws(PostgresError) {
+        let numbers = rows.map { "'{\($0.numbers.map(String.init).joined(separator: ","))}'" } ?? "NULL"
         _ = try session.execute(
             """
             SET LOCAL synchronous_commit = off;
-            UPDATE reactions._batch SET confirmed_at = clock_timestamp() WHERE batch = \(number.rawValue)
+            UPDATE reactions._batch SET confirmed_at = clock_timestamp(), mirrored = \(numbers)
+            WHERE batch = \(number.rawValue)
             """)
     }
 
@@ -106,7 +110,7 @@ extension PostgresSource {
         guard let newest else { return News(hasEvents: true, canRaiseFloor: true, oldestRunning: 0) }
         let result = try session.query(
             """
-            SELECT EXISTS (SELECT FROM reactions._outbox WHERE \(outbox.newRows(since: newest.snapshot))),
+            SELECT \(OutboxRows.exists(in: "reactions._outbox", where: outbox.newRows(since: newest.snapshot))),
                    pg_snapshot_xmin(pg_current_snapshot()),
                    NOT EXISTS (SELECT FROM reactions._batch WHERE finished_at IS NULL)
                    AND ((\(Self.sequenceSeen)) > \(newest.sequenceSeen)
@@ -171,13 +175,13 @@ extension PostgresSource {
     private func tally(
         _ session: PostgresConnection, until end: Snapshot, atMost limit: Int64?
     ) throws(PostgresError) -> Tally {
-        // Bounds the ordered scan where transactions that began before the last snapshot make the range an OR.
-        let oldest = newest.map { " AND xid >= '\($0.snapshot.xmin)'::xid8" } ?? ""
+        let rows = OutboxRows.select(
+            "xid, type_id, version", from: "reactions._outbox",
+            where: outbox.rows(since: newest?.snapshot, until: end))
         let result = try session.query(
             """
             WITH new AS MATERIALIZED (
-                SELECT xid, type_id, version FROM reactions._outbox
-                WHERE \(outbox.rows(since: newest?.snapshot, until: end))\(oldest)
+                \(rows)
                 \(limit.map { "ORDER BY xid LIMIT \($0 + 1)" } ?? "")
             ), next AS (
                 \(limit.map { "SELECT xid FROM new ORDER BY xid OFFSET \($0)" } ?? "SELECT NULL::xid8 AS xid LIMIT 0")
@@ -204,21 +208,22 @@ extension PostgresSource {
         let session = try session
         let result = try session.query(
             """
-            SELECT batch, previous, snapshot, events, checksum, chunk_events FROM (
+            SELECT batch, previous, snapshot, events, checksum, chunk_events, mirrored FROM (
                 SELECT *, lag(snapshot) OVER (ORDER BY batch) AS previous FROM reactions._batch) kept
             WHERE \(condition) AND (previous IS NOT NULL OR batch & \(Version.maximumSequence) = 1) ORDER BY batch
             """)
         let catalog = try Self.catalog(session)
         var batches: [Batch] = []
         for row in result.rows {
-            batches.append(
-                Batch(
-                    number: BatchNumber(rawValue: try result.required(row, 0)),
-                    previous: result.text(row, 1) == nil ? nil : try snapshot(result, row, 1),
-                    snapshot: try snapshot(result, row, 2), events: try result.required(row, 3),
-                    checksum: try result.required(row, 4), chunkEvents: try result.required(row, 5),
-                    // Not stored, and needed only to raise epochs: every type is a safe answer.
-                    typeIDs: catalog.keys.sorted(), catalog: catalog))
+            var batch = Batch(
+                number: BatchNumber(rawValue: try result.required(row, 0)),
+                previous: result.text(row, 1) == nil ? nil : try snapshot(result, row, 1),
+                snapshot: try snapshot(result, row, 2), events: try result.required(row, 3),
+                checksum: try result.required(row, 4), chunkEvents: try result.required(row, 5),
+                // Not stored, and needed only to raise epochs: every type is a safe answer.
+                typeIDs: catalog.keys.sorted(), catalog: catalog)
+            batch.mirrored = MirroredRows(numbers: result.numbers(row, 6))
+            batches.append(batch)
         }
         return batches
     }

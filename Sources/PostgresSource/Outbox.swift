@@ -118,8 +118,7 @@ extension PostgresSource {
         let check = try session.query(
             """
             SELECT pg_current_snapshot(), EXISTS (SELECT FROM \(name)),
-                   NOT EXISTS (SELECT FROM \(name)
-                               WHERE version >= \(baseVersion.rawValue) AND (\(Self.isHidden(from: finished))))
+                   NOT \(OutboxRows.exists(in: name, where: outbox.newRows(since: finished)))
                    AND NOT EXISTS (SELECT FROM \(name) WHERE version > (SELECT floor FROM reactions._mirror))
             """)
         guard check.isTrue(0, 1), check.isTrue(0, 2) else { return }
@@ -128,7 +127,7 @@ extension PostgresSource {
             try transaction("") { session throws(PostgresError) in
                 _ = try session.query("LOCK TABLE \(name) IN ACCESS EXCLUSIVE MODE NOWAIT")
                 let news = try session.query(
-                    "SELECT EXISTS (SELECT FROM \(name) WHERE \(Self.isHidden(from: checked)))")
+                    "SELECT " + OutboxRows.exists(in: name, where: OutboxRows.hidden(from: checked)))
                 if !news.isTrue(0, 0) { _ = try session.query("TRUNCATE \(name)") }
             }
         } catch  where error.sqlState == "55P03" {
@@ -138,12 +137,5 @@ extension PostgresSource {
 
     private var retentionEnd: String {
         "clock_timestamp() - interval '\(limits.retention.components.seconds) seconds'"
-    }
-
-    /// Rows whose transaction the snapshot does not show.
-    private static func isHidden(from snapshot: Snapshot) -> String {
-        let running = snapshot.inProgress.map(String.init).joined(separator: ",")
-        let late = running.isEmpty ? "" : " OR xid = ANY ('{\(running)}'::xid8[])"
-        return "xid >= '\(snapshot.xmax)'::xid8\(late)"
     }
 }

@@ -74,11 +74,11 @@ extension PostgresSource {
             """
             SELECT snapshot FROM reactions._batch WHERE finished_at IS NOT NULL ORDER BY batch DESC LIMIT 1
             """)
-        let condition = finished.rows.isEmpty ? "true" : outbox.newRows(since: try snapshot(finished, 0, 0))
+        let rows = finished.rows.isEmpty ? ["true"] : outbox.newRows(since: try snapshot(finished, 0, 0))
         let result = try session.query(
             """
             SELECT count(*), (extract(epoch FROM clock_timestamp() - min(written_at)) * 1000)::bigint
-            FROM reactions._outbox WHERE \(condition)
+            FROM (\(OutboxRows.select("written_at", from: "reactions._outbox", where: rows))) AS backlog
             """)
         return (try result.required(0, 0), result.value(0, 1))
     }

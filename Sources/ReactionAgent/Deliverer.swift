@@ -1,3 +1,4 @@
+internal import ClickHouseStore
 internal import Logging
 internal import Pipeline
 internal import PostgresSource
@@ -10,6 +11,8 @@ actor Deliverer {
         var batch: BatchNumber
         var after = Version.zero
         var tally = BatchTally()
+        /// What ClickHouse holds of the chunks so far; nil if it made some of it itself.
+        var mirrored: MirroredRows? = MirroredRows()
         var lag = LagHistogram()
         var refusals = RefusalCount()
         /// The chunk that comes next was refused often enough.
@@ -23,6 +26,8 @@ actor Deliverer {
     static let identityInterval: Duration = .seconds(10)
     /// Between a second look that failed and the next one.
     static let settleInterval: Duration = .seconds(1)
+    /// Of how many confirmed batches one question asks whether all their rows are there. The others are read and looked at in chunks.
+    static let batchesPerLook = 1_000
     /// PostgreSQL's and ClickHouse's clocks may differ by this much.
     static let clockSkew: Int64 = 60
 
@@ -74,7 +79,7 @@ actor Deliverer {
         }
         guard progress.tally.matches(batch) else { throw OutboxDamage(batch: batch.number) }
         // Now, not when Redis has it too: a restart of ClickHouse in between would not be seen to concern the batch.
-        if batch.events > 0 { try await source.confirm(batch.number) }
+        if batch.events > 0 { try await source.confirm(batch.number, rows: progress.mirrored) }
         return progress.lag
     }
 
@@ -95,11 +100,13 @@ actor Deliverer {
     private func deliver(_ events: [Event], of batch: Batch, _ progress: inout Progress) async throws {
         let offset = Int32(truncatingIfNeeded: progress.tally.events)
         var parked = try await parkedVersions(among: events, of: batch)
+        var mirrored = progress.mirrored
         var bisection = Bisection(count: events.count, parked: parked.positions)
         while let piece = bisection.next() {
             do {
-                try await insert(
+                let rows = try await insert(
                     events.piece(piece), at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
+                if let rows { mirrored?.add(rows) } else { mirrored = nil }
             } catch let error as SinkError where error.disposition == .rejectBatch {
                 identifiedAt = nil
                 if !progress.isBisecting {
@@ -114,6 +121,7 @@ actor Deliverer {
                 throw error
             }
         }
+        progress.mirrored = mirrored
         let now = try await source.now()
         for (position, event) in events.enumerated() {
             guard parked.positions.isEmpty || !parked.positions.contains(position) else { continue }
@@ -123,13 +131,14 @@ actor Deliverer {
 
     private func insert(
         _ events: [Event], at part: Int32, of batch: Batch, without unknown: Set<Version>
-    ) async throws {
-        guard let chunk = try await chunk(events, at: part, of: batch, without: unknown) else { return }
+    ) async throws -> MirroredRows? {
+        guard let chunk = try await chunk(events, at: part, of: batch, without: unknown) else { return MirroredRows() }
         let isFirst = notesFirstAttempt(of: batch.number, from: part, count: events.count)
         // Right before the request: whoever has lost the lock sends nothing that its successor does not wait out.
         _ = try await source.now()
-        try await sink.insert(chunk, catalog: batch.catalog, isFirst: isFirst)
+        let rows = try await sink.insert(chunk, catalog: batch.catalog, isFirst: isFirst)
         metrics.update { $0.insertedEvents += UInt64(chunk.events.count) }
+        return rows
     }
 
     /// Whether nobody has tried any of these positions, which from now on they are.
@@ -204,7 +213,13 @@ actor Deliverer {
                     "verifying batches confirmed before ClickHouse started",
                     metadata: ["batches": "\(batches.count)", "version": "\(found.version)"])
             }
-            for batch in batches { try await verify(batch) }
+            for start in stride(from: 0, to: batches.count, by: Self.batchesPerLook) {
+                let some = batches[start..<min(start + Self.batchesPerLook, batches.count)]
+                let found = try await sink.rows(of: some[start].number...some[some.endIndex - 1].number)
+                for batch in some where batch.mirrored == nil || batch.mirrored != found[batch.number] {
+                    try await verify(batch)
+                }
+            }
         }
         identity = found
         identifiedAt = .now
@@ -221,12 +236,13 @@ actor Deliverer {
             while let piece = bisection.next() {
                 try Task.checkCancellation()
                 let position = Int32(truncatingIfNeeded: part + piece.lowerBound)
-                guard let chunk = try await chunk(events.piece(piece), at: position, of: batch, without: parked.unknown),
+                guard
+                    let chunk = try await chunk(events.piece(piece), at: position, of: batch, without: parked.unknown),
                     try await !sink.contains(chunk, catalog: batch.catalog)
                 else { continue }
                 try await waitOutFormerLeader()
                 _ = try await source.now()
-                try await sink.insert(chunk, catalog: batch.catalog, isFirst: false)
+                _ = try await sink.insert(chunk, catalog: batch.catalog, isFirst: false)
                 metrics.update { $0.resentChunks += 1 }
                 logger.warning(
                     "chunk sent again: ClickHouse had lost it",

@@ -5,43 +5,6 @@ internal import PostgresSource
 public import ReactionModel
 internal import RedisStore
 
-/// How to reach Redis.
-public struct RedisSettings: Sendable {
-    public enum Address: Sendable, Equatable {
-        case tcp(host: String, port: Int32)
-        case unix(path: String)
-    }
-
-    public var address: Address
-    public var database: Int
-    public var user: String?
-    public var password: String?
-    public var connectTimeout: Duration
-    public var timeout: Duration
-
-    public init(
-        address: Address, database: Int, user: String? = nil, password: String? = nil, connectTimeout: Duration,
-        timeout: Duration
-    ) {
-        self.address = address
-        self.database = database
-        self.user = user
-        self.password = password
-        self.connectTimeout = connectTimeout
-        self.timeout = timeout
-    }
-}
-
-/// What Redis says of itself.
-public struct RedisIdentity: Sendable, Equatable {
-    /// New with every process.
-    public var runID: String
-    public var version: String
-    public var maxmemoryPolicy: String
-    /// Microseconds since 1970-01-01 UTC by Redis's clock.
-    public var time: Int64
-}
-
 /// Applies events to user maps over one blocking hiredis connection.
 ///
 /// An actor on a queue of its own, like the source. After any failure the connection is closed: a half-read reply is never mistaken
@@ -51,8 +14,8 @@ public actor RedisCache: Cache {
     static let eventsPerCall = 1000
     /// Calls of one pipeline: bounds the replies that wait in the socket.
     static let callsPerPipeline = 500
-    /// Of how many maps one question asks whether any is there; of a group that has one, each map by itself.
-    static let keysPerQuestion = [32, 1]
+    /// Of how many maps one question asks whether any is there.
+    static let mapsPerQuestion = 32
     /// Bounds the questions in one buffer.
     static let questionsPerPipeline = 1000
 
@@ -77,7 +40,7 @@ public actor RedisCache: Cache {
         var calls = groupedByMap(events, catalog)
         guard !calls.isEmpty else { return }
         try converse { connection throws(CacheError) in
-            if calls.count > Self.callsPerPipeline { calls = try existing(calls, events, catalog, over: connection) }
+            if calls.count > Self.callsPerPipeline { calls = try existing(calls, catalog, over: connection) }
             var start = 0
             while start < calls.count {
                 let end = min(start + Self.callsPerPipeline, calls.count)
@@ -127,39 +90,34 @@ public actor RedisCache: Cache {
         return calls
     }
 
-    /// The calls whose map is there. A map that begins after the question begins after the events' commit, so its fill sees them.
+    /// The calls of groups in which some map is there. A map that begins after the question begins after the events' commit, so its
+    /// fill sees them.
     ///
-    /// A backlog's users mostly have none, and asking for many keys at once costs a fraction of a call of the script.
+    /// A backlog's users mostly have none, and asking for many keys at once costs a fraction of looking into each.
     private func existing(
-        _ calls: [Call], _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
+        _ calls: [Call], _ catalog: [Int16: EntityType], over connection: RedisConnection
     ) throws(CacheError) -> [Call] {
-        var groups = [calls[...]]
-        for size in Self.keysPerQuestion {
-            groups = groups.flatMap { group in
-                stride(from: group.startIndex, to: group.endIndex, by: size).map {
-                    group[$0..<min($0 + size, group.endIndex)]
-                }
-            }
-            var found: [ArraySlice<Call>] = []
-            var start = 0
-            while start < groups.count {
-                let asked = groups[start..<min(start + Self.questionsPerPipeline, groups.count)]
-                var commands = CommandBuffer()
-                for group in asked {
-                    commands.begin("EXISTS", arguments: group.count)
-                    for call in group { if let type = catalog[call.typeID] { commands.append(key(of: call, type)) } }
-                }
-                for (group, reply) in zip(asked, try connection.pipeline(commands)) {
-                    guard case .integer(let count) = reply else {
-                        throw CacheError(message: "unexpected reply to EXISTS: \(reply)")
-                    }
-                    if count > 0 { found.append(group) }
-                }
-                start += asked.count
-            }
-            groups = found
+        let groups = stride(from: 0, to: calls.count, by: Self.mapsPerQuestion).map {
+            calls[$0..<min($0 + Self.mapsPerQuestion, calls.count)]
         }
-        return groups.flatMap { $0 }
+        var found: [Call] = []
+        var start = 0
+        while start < groups.count {
+            let asked = groups[start..<min(start + Self.questionsPerPipeline, groups.count)]
+            var commands = CommandBuffer()
+            for group in asked {
+                commands.begin("EXISTS", arguments: group.count)
+                for call in group { if let type = catalog[call.typeID] { commands.append(key(of: call, type)) } }
+            }
+            for (group, reply) in zip(asked, try connection.pipeline(commands)) {
+                guard case .integer(let count) = reply else {
+                    throw CacheError(message: "unexpected reply to EXISTS: \(reply)")
+                }
+                if count > 0 { found += group }
+            }
+            start += asked.count
+        }
+        return found
     }
 
     private func key(of call: Call, _ type: EntityType) -> [UInt8] {
@@ -169,7 +127,7 @@ public actor RedisCache: Cache {
     private func send(
         _ calls: ArraySlice<Call>, _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
     ) throws(CacheError) {
-        var commands = CommandBuffer()
+        var addressed: [AddressedCall] = []
         var stamps: [Int16: Stamp] = [:]
         for call in calls {
             guard let type = catalog[call.typeID] else { continue }
@@ -177,10 +135,17 @@ public actor RedisCache: Cache {
                 stamps[call.typeID]
                 ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
             stamps[call.typeID] = stamp
-            let map = UserMapAddress(key: key(of: call, type), stamp: stamp)
-            commands.beginApply(map, digest: digest, events: call.positions.count)
-            for position in call.positions {
-                let event = events[Int(position)]
+            addressed.append(
+                AddressedCall(
+                    map: UserMapAddress(key: key(of: call, type), stamp: stamp),
+                    events: call.positions.map { events[Int($0)] }))
+        }
+        let news = try news(of: addressed, over: connection)
+        guard !news.isEmpty else { return }
+        var commands = CommandBuffer()
+        for call in news {
+            commands.beginApply(call.map, digest: digest, events: call.events.count)
+            for event in call.events {
                 commands.appendEvent(
                     entityID: event.entityID, setMask: event.setMask, clearMask: event.clearMask,
                     version: event.version.rawValue)
@@ -195,6 +160,35 @@ public actor RedisCache: Cache {
         for reply in replies {
             guard case .integer = reply else { throw CacheError(message: "unexpected reply to an apply: \(reply)") }
         }
+    }
+
+    private struct AddressedCall {
+        var map: UserMapAddress
+        var events: [Event]
+    }
+
+    /// The calls without what their maps have already, those with nothing left out.
+    private func news(
+        of calls: [AddressedCall], over connection: RedisConnection
+    ) throws(CacheError) -> [AddressedCall] {
+        var commands = CommandBuffer()
+        for call in calls { commands.appendReadFields(call.events.map(\.entityID), of: call.map.key) }
+        var news: [AddressedCall] = []
+        for (call, reply) in zip(calls, try connection.pipeline(commands)) {
+            guard case .array(let found) = reply, found.count == call.events.count + 1 else {
+                throw CacheError(message: "unexpected reply to a look before an apply: \(reply)")
+            }
+            let fields = found.map { field in
+                if case .text(let text) = field { ByteCursor(Array(text.utf8)) } else { nil as ByteCursor? }
+            }
+            let events = zip(call.events, fields.dropFirst()).filter { event, field in
+                UserMapNews.isNews(
+                    version: event.version.rawValue, kinds: event.setMask | event.clearMask, marker: fields[0],
+                    field: field, stamp: call.map.stamp)
+            }
+            if !events.isEmpty { news.append(AddressedCall(map: call.map, events: events.map(\.0))) }
+        }
+        return news
     }
 
     private func load(over connection: RedisConnection) throws(CacheError) {

@@ -13,6 +13,8 @@ final class ClickHouseLink {
     /// More than this is not an answer to any of our queries.
     private static let byteLimit = 256 << 20
     private static let refusalCodes: Set<Int64> = [192, 193, 194, 291, 497, 516]
+    /// UNKNOWN_TABLE and UNKNOWN_DATABASE.
+    private static let missingCodes: Set<Int64> = [60, 81]
 
     private let settings: Settings
     private let tally: Tally
@@ -144,7 +146,8 @@ final class ClickHouseLink {
         let detail = "HTTP status \(status), code \(code): \(text)"
         if Self.refusalCodes.contains(code) || status == 401 || status == 403 { throw .clickHouseRefused(detail) }
         if code == 0 { throw .clickHouseNonsense("HTTP status \(status) and no error code of ClickHouse.") }
-        throw .clickHouseFailed(detail)
+        let isMissing = Self.missingCodes.contains(code)
+        throw .clickHouseFailed(detail, hint: isMissing ? "Run reactiond init-clickhouse." : "")
     }
 
     private func recorded(_ failure: Failure, _ now: Int64) -> Failure {

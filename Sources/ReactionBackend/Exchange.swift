@@ -116,6 +116,7 @@ class TruthExchange: Exchange {
     private var answerIDs: [Int64] = []
     private var answerFlags: [Int32] = []
     private var isComplete = false
+    private var missed = 0
 
     /// A copy of the truth that C gave.
     struct GivenTruth {
@@ -166,8 +167,13 @@ class TruthExchange: Exchange {
         self.isComplete = isComplete
     }
 
+    /// How many ids of a read the map did not know.
+    final func miss(_ count: Int) {
+        missed = count
+    }
+
     final var result: rx_read_result {
-        rx_read_result(count: answerFlags.count, complete: isComplete ? 1 : 0)
+        rx_read_result(count: answerFlags.count, missed: missed, complete: isComplete ? 1 : 0)
     }
 
     final func copyAnswer(_ ids: UnsafeMutablePointer<Int64>?, _ flags: UnsafeMutablePointer<Int32>?) {

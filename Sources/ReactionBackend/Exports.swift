@@ -133,8 +133,36 @@ func rx_invalidate_begin(
     _ type: UnsafePointer<rx_type>?, _ hasUser: UInt8, _ userID: Int64, _ hasEntity: UInt8, _ entityID: Int64
 ) -> OpaquePointer? {
     lend { session throws(Failure) in
-        try InvalidateExchange(
+        try CommandExchange.invalidate(
             session, type, userID: hasUser != 0 ? userID : nil, entityID: hasEntity != 0 ? entityID : nil)
+    }
+}
+
+@c @implementation
+func rx_compared_begin(
+    _ type: UnsafePointer<rx_type>?, _ record: UnsafePointer<CChar>?, _ length: Int
+) -> OpaquePointer? {
+    lend { session throws(Failure) in
+        let record = UnsafeRawBufferPointer(start: record, count: record == nil ? 0 : max(length, 0))
+        return try CommandExchange.noteCompared(session, type, record)
+    }
+}
+
+@c @implementation
+func rx_compared_take_begin(_ type: UnsafePointer<rx_type>?, _ drop: Int32, _ take: Int32) -> OpaquePointer? {
+    lend { session throws(Failure) in
+        try CommandExchange.takeCompared(session, type, dropping: Int64(drop), taking: Int64(take))
+    }
+}
+
+@c @implementation
+func rx_compared_record(
+    _ exchange: OpaquePointer?, _ index: Int, _ length: UnsafeMutablePointer<Int>?
+) -> UnsafePointer<CChar>? {
+    entry { _ in
+        guard let record = borrow(exchange, as: CommandExchange.self)?.element(index, of: 1) else { return nil }
+        length?.pointee = record.length
+        return record.start
     }
 }
 

@@ -34,8 +34,9 @@ struct Failure: Error, Equatable {
             hint: "Check user and password in the secrets file and the user's grants.")
     }
 
-    static func clickHouseFailed(_ detail: String) -> Failure {
-        Failure(code: RX_ERROR_CLICKHOUSE_FAILED, message: "ClickHouse answered with an error", detail: detail)
+    static func clickHouseFailed(_ detail: String, hint: String = "") -> Failure {
+        Failure(
+            code: RX_ERROR_CLICKHOUSE_FAILED, message: "ClickHouse answered with an error", detail: detail, hint: hint)
     }
 
     static func clickHouseNonsense(_ detail: String) -> Failure {

@@ -297,6 +297,7 @@ final class ReadExchange: TruthExchange {
     /// A whole map counts as one.
     private func count(unknown: Int) {
         let asked = machine.question.isWholeMap ? 1 : ids.count
+        miss(unknown)
         session.tally.counters.misses &+= Int64(unknown)
         session.tally.counters.hits &+= Int64(asked - unknown)
     }

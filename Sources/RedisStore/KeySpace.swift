@@ -13,6 +13,11 @@ public struct KeySpace {
         self.prefix = prefix
     }
 
+    /// The list of compared reads of a type.
+    public func comparedReads(of entityType: String) -> [UInt8] {
+        prefix + "reactions:compared:".utf8 + entityType.utf8
+    }
+
     public func key(_ template: KeyTemplate, id: Int64, shardCount: Int32, suffix: StaticString = "") -> [UInt8] {
         var key = prefix
         template.append(id: id, shardCount: shardCount, to: &key)

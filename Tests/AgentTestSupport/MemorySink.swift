@@ -1,3 +1,4 @@
+public import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 import Synchronization
@@ -14,6 +15,8 @@ public final class MemorySink: Sink {
         var refused: Set<Version> = []
         var unanswered: Version?
         var isSettled = true
+        var tells = true
+        var chunksLookedAt = 0
     }
 
     public struct Row: Sendable, Equatable {
@@ -43,6 +46,11 @@ public final class MemorySink: Sink {
         state.withLock { $0.unanswered = version.map(Version.init(rawValue:)) }
     }
 
+    /// Whether inserts tell what they left, so that a batch can be verified as a whole.
+    public func setTelling(_ tells: Bool) { state.withLock { $0.tells = tells } }
+    /// Chunks that were verified one by one.
+    public var chunksLookedAt: Int { state.withLock { $0.chunksLookedAt } }
+
     /// Whether a late attempt can still arrive.
     public func setSettled(_ isSettled: Bool) { state.withLock { $0.isSettled = isSettled } }
 
@@ -68,7 +76,9 @@ public final class MemorySink: Sink {
         }
     }
 
-    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError) {
+    public func insert(
+        _ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool
+    ) async throws(SinkError) -> MirroredRows? {
         let failure = state.withLock { state -> SinkError? in
             if !state.failures.isEmpty { return state.failures.removeFirst() }
             state.inserts += 1
@@ -87,6 +97,21 @@ public final class MemorySink: Sink {
             return nil
         }
         if let failure { throw failure }
+        return state.withLock { $0.tells } ? Self.rows(chunk.events) : nil
+    }
+
+    public func rows(of batches: ClosedRange<BatchNumber>) async throws(SinkError) -> [BatchNumber: MirroredRows] {
+        let found = rows.filter { batches.contains($0.batch) }
+        return Dictionary(grouping: found, by: \.batch).mapValues { Self.rows($0.map(\.event)) }
+    }
+
+    private static func rows(_ events: [Event]) -> MirroredRows {
+        var rows = MirroredRows()
+        for table in MirrorTable.allCases {
+            rows[table] = Tally(
+                rows: Int64(events.count), checksum: events.reduce(0) { $0 &+ $1.version.rawValue })
+        }
+        return rows
     }
 
     public func settle(_ batch: BatchNumber) async throws(SinkError) -> ContinuousClock.Instant? {
@@ -94,6 +119,7 @@ public final class MemorySink: Sink {
     }
 
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
+        state.withLock { $0.chunksLookedAt += 1 }
         let present = Set(rows.filter { $0.batch == chunk.batch }.map(\.event.version))
         return chunk.events.allSatisfy { present.contains($0.version) }
     }

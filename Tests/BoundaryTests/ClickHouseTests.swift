@@ -182,6 +182,11 @@ extension Boundary {
             #expect(caller.probe()["clickhouse_tables"]?.isOK == false)
             #expect(caller.probe()["clickhouse_reachable"]?.detail.hasPrefix("ClickHouse \(engine.rawValue)") == true)
 
+            caller.settings.clickHouseDatabase = "no_such_database"
+            #expect(caller.probe()["clickhouse_reachable"]?.hint == "Run reactiond init-clickhouse.")
+            #expect(try failure().hint == "Run reactiond init-clickhouse.")
+            caller.settings.clickHouseDatabase = database
+
             caller.settings.clickHousePassword = "wrong"
             let refused = try failure()
             #expect(refused.code == code(RX_ERROR_CLICKHOUSE_REFUSED))

@@ -18,6 +18,23 @@ import Testing
     }
 
     @Test(arguments: Engine.allCases)
+    func theRowsOfManyBatchesAreToldAtOnce(_ engine: Engine) async throws {
+        let fixture = try await Fixture(engine)
+        var inserted: [BatchNumber: MirroredRows] = [:]
+        for batch in [1, 2, 4] as [Int64] {
+            var rows = try #require(try await fixture.sink.insert(.hundred(batch: batch), catalog: Fixture.catalog))
+            let more = Chunk.hundred(batch: batch, part: 100)
+            rows.add(try #require(try await fixture.sink.insert(more, catalog: Fixture.catalog)))
+            inserted[BatchNumber(rawValue: batch)] = rows
+            #expect(rows.numbers.count == 6)
+            #expect(MirroredRows(numbers: rows.numbers) == rows)
+        }
+        #expect(try await fixture.sink.rows(of: BatchNumber(rawValue: 0)...BatchNumber(rawValue: 4)) == inserted)
+        inserted[BatchNumber(rawValue: 1)] = nil
+        #expect(try await fixture.sink.rows(of: BatchNumber(rawValue: 2)...BatchNumber(rawValue: 9)) == inserted)
+    }
+
+    @Test(arguments: Engine.allCases)
     func aChunkSentAgainLeavesOneCopy(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)
         try await fixture.sink.insert(.hundred(), catalog: Fixture.catalog)

@@ -1,3 +1,4 @@
+import ClickHouseStore
 import Pipeline
 import ReactionAgent
 import ReactionModel
@@ -114,7 +115,8 @@ extension Event {
 
 extension Sink {
     /// As after a crash: somebody may have tried it before.
-    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) {
+    @discardableResult
+    func insert(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> MirroredRows? {
         try await insert(chunk, catalog: catalog, isFirst: false)
     }
 }

@@ -25,7 +25,41 @@ import Testing
         step = mirror.batchApplied(number(1), now: .milliseconds(4))
         #expect(step.names == ["finish 1"])
         step = mirror.batchFinished(number(1), now: .milliseconds(5))
-        #expect(step.names == ["look"])
+        #expect(step.names == [])
+    }
+
+    /// Forms and finishes a batch of so many events.
+    private func formBatch(of events: Int64, _ mirror: inout Mirror, number value: Int64, at now: Duration) {
+        _ = mirror.looked(makeBatch(value, events: events), oldestRunning: 9, now: now)
+        _ = mirror.batchApplied(number(value), now: now)
+        _ = mirror.batchConfirmed(number(value), lag: LagHistogram(), now: now)
+        #expect(mirror.batchFinished(number(value), now: now).names == [])
+    }
+
+    @Test(arguments: [(10, 100), (200, 100), (500, 200), (1250, 500), (100_000, 500)])
+    func theMoreEventsASecondTheLongerFromOneBatchToTheNext(perTenthSecond: Int64, pace: Int) {
+        var mirror = mirror()
+        #expect(mirror.timePassed(now: .zero).names == ["look"])
+        formBatch(of: 1, &mirror, number: 1, at: .zero)
+        let now = Mirror.shortestPace
+        #expect(mirror.timePassed(now: now).names == ["look"])
+        formBatch(of: perTenthSecond, &mirror, number: 2, at: now)
+        let due = now + .milliseconds(pace)
+        #expect(mirror.timePassed(now: due - .milliseconds(1)).names == [])
+        #expect(mirror.timePassed(now: due).names == ["look"])
+    }
+
+    @Test func afterAPauseNoLookIsHeldBack() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        formBatch(of: 100_000, &mirror, number: 1, at: .zero)
+        var now = Mirror.longestPace
+        for _ in 0..<5 {
+            #expect(mirror.timePassed(now: now).names == ["look"])
+            let due = mirror.looked(nil, oldestRunning: 9, now: now).waits.last ?? .zero
+            #expect(due > now && due - now <= Bell.longestInterval)
+            now = due
+        }
     }
 
     @Test func batchesLeftByAFormerTermComeFirst() {

@@ -209,10 +209,31 @@ private func withMirror(
         }
     }
 
-    @Test func whatARestartedClickHouseLostIsSentAgain() async throws {
+    @Test func aRestartedClickHouseIsAskedForManyBatchesAtOnce() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
         let sink = MemorySink()
+        try await withMirror(of: database, sink: sink) { _ in
+            var written: [Int64] = []
+            for user in 1...5 {
+                written.append(try writer.writeEvent(user: Int64(user), entity: 1, set: 1))
+                try await eventually { sink.versions == written }
+            }
+            let connects = sink.connects
+            sink.restart(losing: [written[2]], at: Int64(time(nil)))
+            sink.fail([SinkError(disposition: .retry, message: "restarting")])
+            written.append(try writer.writeEvent(user: 6, entity: 1, set: 1))
+            try await eventually { sink.connects > connects && sink.versions.sorted() == written }
+            #expect(sink.chunksLookedAt == 1)
+        }
+    }
+
+    @Test(arguments: [true, false])
+    func whatARestartedClickHouseLostIsSentAgain(rowsAreKnown: Bool) async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        sink.setTelling(rowsAreKnown)
         let now = Int64(try writer.value("SELECT extract(epoch FROM now())::bigint") ?? "") ?? 0
         try await withMirror(of: database, sink: sink) { _ in
             let first = try writer.writeEvent(user: 1, entity: 1, set: 1)

@@ -19,6 +19,7 @@ int			on_unavailable = ON_UNAVAILABLE_ERROR;
 int			max_keys_per_transaction = 1000;
 int			commit_timeout_ms = 20;
 bool		apply_at_commit = true;
+double		compare_share = 0.01;
 
 static char *redis_url;
 static char *redis_user;
@@ -125,6 +126,11 @@ guc_init(void)
 							"hash-max-listpack-value above 100 small maps are listpacks, several times smaller, and HMGET searches "
 							"them from the start for each field: the whole map is cheaper from 40 ids on.",
 							&hgetall_threshold, 0, 0, 1000000, PGC_USERSET, 0, NULL, assign_int, NULL);
+
+	DefineCustomRealVariable("reactions.compare_share",
+							 "Which share of the reads of a type in phase dual_read is compared with the answer by way of Redis.",
+							 "A compared read takes two more round trips to Redis.",
+							 &compare_share, 0.01, 0, 1, PGC_USERSET, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("reactions");
 }

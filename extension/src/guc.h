@@ -14,6 +14,7 @@ extern int	on_unavailable;
 extern int	max_keys_per_transaction;
 extern int	commit_timeout_ms;
 extern bool apply_at_commit;
+extern double compare_share;
 
 extern void guc_init(void);
 

@@ -21,6 +21,7 @@
 #include "commands/sequence.h"
 #include "miscadmin.h"
 #include "shmem.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -336,6 +337,12 @@ outbox_scan(ReactionType *type, int64 user_id, const int64 *entity_id, OutboxVis
 		SysScanDesc scan;
 		HeapTuple	tuple;
 
+		/* Two of the three usually are. */
+		if (RelationGetNumberOfBlocks(relation) == 0)
+		{
+			table_close(relation, AccessShareLock);
+			continue;
+		}
 		ScanKeyInit(&keys[0], ATTR_TYPE_ID, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(type->type_id));
 		ScanKeyInit(&keys[1], ATTR_USER_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(user_id));
 		if (entity_id != NULL)

@@ -16,6 +16,7 @@
 #include "access/parallel.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "compare.h"
 #include "exchange.h"
 #include "guc.h"
 #include "outbox.h"
@@ -101,10 +102,12 @@ give_truth(rx_exchange *exchange, void *context)
 /*
  * Runs an exchange that answers with entities and flags, and copies the answer. Ends the exchange whatever happens.
  *
- * With `ids_count` the answer is as many flags, into `flags`; else it goes into `result` (memory of the current context).
+ * With `ids_count` the answer is as many flags, into `flags`, and how many of them Redis did not know, into `missed` unless that is
+ * NULL; else it goes into `result` (memory of the current context).
  */
 static bool
-run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *flags, UserFlags *result, rx_error *error)
+run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *flags, size_t *missed, UserFlags *result,
+	rx_error *error)
 {
 	volatile bool done = false;
 
@@ -125,7 +128,11 @@ run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *fla
 				rx_copy_answer(exchange, result->entity_ids, result->flags);
 			}
 			else if (answer.count == ids_count)
+			{
 				rx_copy_answer(exchange, NULL, flags);
+				if (missed != NULL)
+					*missed = answer.missed;
+			}
 			else
 				ereport(ERROR,
 						(errcode(ERRCODE_INTERNAL_ERROR),
@@ -142,15 +149,15 @@ run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *fla
 }
 
 static bool
-run_for_ids(const rx_read_request *request, TruthQuestion *question, int32 *flags, rx_error *error)
+run_for_ids(const rx_read_request *request, TruthQuestion *question, int32 *flags, size_t *missed, rx_error *error)
 {
-	return run(rx_read_begin(request), question, request->entity_count, flags, NULL, error);
+	return run(rx_read_begin(request), question, request->entity_count, flags, missed, NULL, error);
 }
 
 static bool
 run_for_user(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error *error)
 {
-	return run(exchange, question, 0, NULL, result, error);
+	return run(exchange, question, 0, NULL, NULL, result, error);
 }
 
 static bool
@@ -258,11 +265,28 @@ read_table_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, 
 	}
 }
 
+void
+read_from_table(ReactionType *type, int64 user_id, int64 entity_id, int32 *flags)
+{
+	read_table_entities(type, user_id, &entity_id, 1, flags);
+}
+
 bool
-read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags, rx_error *error)
+read_through_cache(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags, size_t *missed,
+				   rx_error *error)
 {
 	TruthQuestion question = {type, user_id, legacy_is_truth(type)};
 	rx_read_request request;
+
+	begin_request(&request, type, user_id);
+	request.entity_ids = entity_ids;
+	request.entity_count = count;
+	return run_for_ids(&request, &question, flags, missed, error);
+}
+
+bool
+read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags, rx_error *error)
+{
 	OutboxRow  *own;
 	size_t		own_count;
 
@@ -272,13 +296,12 @@ read_entities(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t
 	if (reads_table_only(type))
 	{
 		read_table_entities(type, user_id, entity_ids, count, flags);
+		if (type->phase == PHASE_DUAL_READ)
+			compare_read(type, user_id, entity_ids, count, flags);
 		return true;
 	}
 	guc_configure();
-	begin_request(&request, type, user_id);
-	request.entity_ids = entity_ids;
-	request.entity_count = count;
-	if (!run_for_ids(&request, &question, flags, error))
+	if (!read_through_cache(type, user_id, entity_ids, count, flags, NULL, error))
 		return false;
 	own = own_events(type, user_id, &own_count);
 	lay_over(entity_ids, count, flags, own, own_count);
@@ -382,7 +405,7 @@ read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 	request.entity_count = 1;
 	request.may_fill = false;
 	request.truth = RX_TRUTH_NONE;
-	return run_for_ids(&request, &question, &flags, &error) ? flags : -1;
+	return run_for_ids(&request, &question, &flags, NULL, &error) ? flags : -1;
 }
 
 bool

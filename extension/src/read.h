@@ -17,6 +17,16 @@ extern bool read_entities(ReactionType *type, int64 user_id, const int64 *entity
  */
 extern bool read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *error);
 
+/*
+ * The same by way of Redis, and on a miss of the truth, whatever the phase; own changes are not in it. `missed`, unless NULL: how many
+ * Redis did not know. guc_configure comes first.
+ */
+extern bool read_through_cache(ReactionType *type, int64 user_id, const int64 *entity_ids, size_t count, int32 *flags,
+							   size_t *missed, rx_error *error);
+
+/* The same of the attached table. */
+extern void read_from_table(ReactionType *type, int64 user_id, int64 entity_id, int32 *flags);
+
 /* What Redis alone knows of one reaction; -1 if nothing. Never raises for an unreachable server. */
 extern int32 read_from_redis(ReactionType *type, int64 user_id, int64 entity_id);
 

@@ -30,22 +30,26 @@ typedef struct PartialFlags
 
 /*
  * What committed and own events in the outbox say of the reaction. The key lock is held: nothing can be added meanwhile. Events at or
- * below the floor are left out: a newer one of the same kind may have been truncated before them.
+ * below the floor are left out: a newer one of the same kind may have been truncated before them. The floor is read after the rows and
+ * only for them; that it may have risen meanwhile leaves out more, all of which was offered to Redis before the look there.
  */
 static PartialFlags
 flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)
 {
-	Snapshot	snapshot;
-	int64		floor;
+	int64		floor = 0;
 	size_t		count;
 	OutboxRow  *rows;
 	PartialFlags result = {0, 0};
 
 	outbox_lock();
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	floor = outbox_floor(snapshot);
-	UnregisterSnapshot(snapshot);
 	rows = outbox_scan(type, user_id, &entity_id, OUTBOX_CURRENT, NULL, &count);
+	if (count > 0)
+	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		floor = outbox_floor(snapshot);
+		UnregisterSnapshot(snapshot);
+	}
 	outbox_unlock();
 	if (count > 1)
 		qsort(rows, count, sizeof(OutboxRow), outbox_row_compare);

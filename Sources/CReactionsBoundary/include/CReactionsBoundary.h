@@ -221,6 +221,7 @@ void		rx_give_truth(rx_exchange *exchange, const rx_truth *truth);
 typedef struct rx_read_result
 {
 	size_t		count;
+	size_t		missed;			/* ids that the map did not know */
 	uint8_t		complete;
 } rx_read_result;
 
@@ -256,6 +257,15 @@ void		rx_apply_abandon(void);
 
 /* Drops the user's map (has_user) or the entity's keys from the cache. */
 rx_exchange *rx_invalidate_begin(const rx_type *type, uint8_t has_user, int64_t user_id, uint8_t has_entity, int64_t entity_id);
+
+/* Appends a record to the type's list of compared reads, of which Redis keeps the newest 10,000. */
+rx_exchange *rx_compared_begin(const rx_type *type, const char *record, size_t length);
+
+/* Drops the oldest `drop` records of that list, then reads the oldest `take`, in order. */
+rx_exchange *rx_compared_take_begin(const rx_type *type, int32_t drop, int32_t take);
+
+/* A record that was read, NULL behind the last one; not NUL-terminated. */
+const char *rx_compared_record(rx_exchange *exchange, size_t index, size_t *length);
 
 /* Asks both servers who they are, for doctor(). Never fails: what is wrong is in the result. */
 typedef struct rx_probe_row

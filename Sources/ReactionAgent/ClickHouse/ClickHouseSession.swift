@@ -56,6 +56,13 @@ struct ClickHouseSession {
         return tallies
     }
 
+    func tallies(of batches: ClosedRange<BatchNumber>) throws(SinkError) -> [BatchNumber: MirroredRows] {
+        guard let tallies = ChunkQuery.talliesByBatch(try client.rows(ChunkQuery.tallies(of: batches))) else {
+            throw .nonsense
+        }
+        return tallies
+    }
+
     private func distinctTally(_ query: ChunkQuery, _ table: MirrorTable) throws(SinkError) -> Tally {
         let rows = try client.rows(query.distinctTally(table))
         guard let tally = rows.first.flatMap({ ChunkQuery.tally($0) }) else { throw .nonsense }

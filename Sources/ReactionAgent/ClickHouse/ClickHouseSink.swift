@@ -1,4 +1,4 @@
-import ClickHouseStore
+public import ClickHouseStore
 public import Pipeline
 import PostgresSource
 public import ReactionModel
@@ -51,7 +51,9 @@ public actor ClickHouseSink: Sink {
         return found
     }
 
-    public func insert(_ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool) async throws(SinkError) {
+    public func insert(
+        _ chunk: Chunk, catalog: [Int16: EntityType], isFirst: Bool
+    ) async throws(SinkError) -> MirroredRows? {
         let query = ChunkQuery(chunk)
         do {
             let session = try open()
@@ -59,9 +61,13 @@ public actor ClickHouseSink: Sink {
             switch try work(chunk, catalog, session) {
             case .truncation(let truncation):
                 try session.truncate(truncation, query)
+                return nil
             case .rows(let rows):
                 try session.deliver(rows, query, isFirst: isFirst)
                 suspect(query, rows, session)
+                var mirrored = MirroredRows()
+                for table in MirrorTable.allCases { mirrored[table] = rows[table].tally }
+                return mirrored
             }
         } catch {
             if error.isUnanswered {
@@ -76,6 +82,10 @@ public actor ClickHouseSink: Sink {
         guard suspects.contains(where: { $0.query.batch == batch }) else { return nil }
         try forgettingSession { session throws(SinkError) in try lookAgain(session) }
         return suspects.filter { $0.query.batch == batch }.map(\.due).max()
+    }
+
+    public func rows(of batches: ClosedRange<BatchNumber>) async throws(SinkError) -> [BatchNumber: MirroredRows] {
+        try forgettingSession { session throws(SinkError) in try session.tallies(of: batches) }
     }
 
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {

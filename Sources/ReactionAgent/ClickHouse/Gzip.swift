@@ -16,8 +16,8 @@ final class Gzip {
         stream.initialize(to: z_stream())
         isReady =
             deflateInit2_(
-                stream, compresses ? Z_BEST_SPEED : Z_NO_COMPRESSION, Z_DEFLATED, Self.windowBits, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION,
-                Int32(MemoryLayout<z_stream>.size)) == Z_OK
+                stream, compresses ? Z_BEST_SPEED : Z_NO_COMPRESSION, Z_DEFLATED, Self.windowBits, 8,
+                Z_DEFAULT_STRATEGY, ZLIB_VERSION, Int32(MemoryLayout<z_stream>.size)) == Z_OK
     }
 
     deinit {

@@ -12,6 +12,8 @@ struct Pgbench {
     let stack: Stack
     let clients: Int
     let seconds: Int
+    /// Of the random numbers: runs with the same one draw the same.
+    var seed = 1
 
     /// - Parameters:
     ///   - script: as in pgbench(1).
@@ -26,7 +28,7 @@ struct Pgbench {
             [
                 "--no-vacuum", "--protocol=prepared", "--file=\(directory.file("script.sql"))", "--log",
                 "--log-prefix=\(directory.file("times"))", "--client=\(clients)", "--jobs=\(min(clients, 2))",
-                "--time=\(seconds)", "--random-seed=1", conninfo,
+                "--time=\(seconds)", "--random-seed=\(seed)", conninfo,
             ])
         guard
             let line = output.split(separator: "\n").first(where: { $0.hasPrefix("tps = ") }),

@@ -29,9 +29,10 @@ SELECT p.oid::regprocedure AS function, l.lanname AS language, p.provolatile AS 
 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 WHERE p.pronamespace = 'reactions'::regnamespace
 ORDER BY p.proname COLLATE "C", 1;
+-- A procedure that commits cannot; it qualifies every name.
 SELECT p.oid::regprocedure AS without_search_path
 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
-WHERE p.pronamespace = 'reactions'::regnamespace AND l.lanname <> 'c'
+WHERE p.pronamespace = 'reactions'::regnamespace AND l.lanname <> 'c' AND p.prokind <> 'p'
     AND coalesce(p.proconfig[1], '') <> 'search_path=pg_catalog, pg_temp';
 
 SELECT rolname, rolcanlogin, rolsuper, rolinherit FROM pg_roles WHERE rolname LIKE 'reactions\_%' ORDER BY 1;

@@ -1,0 +1,47 @@
+/// Has the extension take the compared reads of phase `dual_read` out of Redis, over a session of its own.
+public actor ComparedReads {
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.postgres.compared")
+    private let wakeUp = WakeUp()
+    private let settings: PostgresSettings
+    private var connection: PostgresConnection?
+
+    public init(settings: PostgresSettings) {
+        self.settings = settings
+    }
+
+    /// Returns whether there was a type in the phase, or a difference to be looked at again. Without either the session is not kept.
+    public func digest() throws(PostgresError) -> Bool {
+        do throws(PostgresError) {
+            let session = if let connection { connection } else { try connect() }
+            connection = session
+            let found = try session.query(
+                """
+                SELECT EXISTS (SELECT FROM reactions.entity_type WHERE phase = 'dual_read')
+                    OR EXISTS (SELECT FROM reactions.mismatch WHERE class IS NULL)
+                """)
+            guard found.isTrue(0, 0) else {
+                connection = nil
+                return false
+            }
+            _ = try session.query("CALL reactions._digest_compared()")
+            return true
+        } catch {
+            connection = nil
+            throw error
+        }
+    }
+
+    private func connect() throws(PostgresError) -> PostgresConnection {
+        let opened = try PostgresConnection(
+            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
+            timeout: settings.timeout, wakeUp: wakeUp)
+        _ = try opened.execute("SET search_path = pg_catalog; SET statement_timeout = '30s'")
+        return opened
+    }
+
+    /// Ends what is waiting for PostgreSQL.
+    public nonisolated func interrupt() {
+        wakeUp.signal()
+    }
+}
