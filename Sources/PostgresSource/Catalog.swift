@@ -39,7 +39,8 @@ extension PostgresSource {
             let typeID = try result.required(row, 0, as: Int16.self)
             catalog[typeID] = EntityType(
                 typeID: typeID, name: name, mode: mode, phase: phase, kinds: kinds, userMapKey: userMapKey,
-                entityKey: entityKey, shardCount: try result.required(row, 6), epoch: try result.required(row, 7), eras: eras)
+                entityKey: entityKey, shardCount: try result.required(row, 6), epoch: try result.required(row, 7),
+                eras: eras)
         }
         return catalog
     }

@@ -39,7 +39,8 @@ public enum Agent {
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, mirror, backfill, limit], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger
+            services: web + [compared, mirror, backfill, limit], gracefulShutdownSignals: [.sigterm, .sigint],
+            logger: logger
         ).run()
     }
 }

@@ -40,7 +40,9 @@ public struct BackfillMeter: Sendable {
 
     /// Per second; nil as long as nothing can be said.
     private var rate: (blocks: Double, rows: Double)? {
-        guard let first = samples.first, let last = samples.last, last.time - first.time >= .seconds(1) else { return nil }
+        guard let first = samples.first, let last = samples.last, last.time - first.time >= .seconds(1) else {
+            return nil
+        }
         let seconds = (last.time - first.time) / .seconds(1)
         return (Double(last.blocks - first.blocks) / seconds, Double(last.rows - first.rows) / seconds)
     }
@@ -49,7 +51,8 @@ public struct BackfillMeter: Sendable {
         let seconds = Int(min(seconds.rounded(.up), 359_999))
         func two(_ number: Int) -> String { number < 10 ? "0\(number)" : "\(number)" }
         return seconds < 3600
-            ? "\(seconds / 60):\(two(seconds % 60))" : "\(seconds / 3600):\(two(seconds / 60 % 60)):\(two(seconds % 60))"
+            ? "\(seconds / 60):\(two(seconds % 60))"
+            : "\(seconds / 3600):\(two(seconds / 60 % 60)):\(two(seconds % 60))"
     }
 
     private static func grouped(_ number: Int64) -> String {

@@ -68,7 +68,9 @@ struct BackfillSealing: Sendable {
                 plan.counted(
                     Dictionary(
                         rows.compactMap { row in
-                            guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
+                            guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else {
+                                return nil
+                            }
                             return (bucket, count)
                         }, uniquingKeysWith: +))
             case .seal(let users):

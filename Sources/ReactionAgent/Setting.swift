@@ -81,7 +81,8 @@ public struct Setting: Sendable {
         .init(key: "outbox.rotate_after", form: .duration, standard: "1h", help: "The same by time."),
         .init(
             key: "backfill.automatic", form: .boolean, standard: "true",
-            help: "Whether an attached table is read as soon as it is attached; else when reactiond backfill asks for it."
+            help:
+                "Whether an attached table is read as soon as it is attached; else when reactiond backfill asks for it."
         ),
         .init(
             key: "backfill.sessions", form: .number, standard: "2",

@@ -75,7 +75,8 @@ public struct Settings: Sendable {
             longestBackoff: try reader.duration("mirror.longest_backoff"))
         let rowsPerSecond = try reader.number("backfill.rows_per_second", in: 0...1_000_000_000)
         backfill = BackfillService.Settings(
-            isAutomatic: try reader.boolean("backfill.automatic"), lanes: try reader.number("backfill.sessions", in: 1...64),
+            isAutomatic: try reader.boolean("backfill.automatic"),
+            lanes: try reader.number("backfill.sessions", in: 1...64),
             limits: .init(
                 longestLag: try reader.duration("backfill.longest_lag"),
                 rowsPerSecond: rowsPerSecond == 0 ? nil : rowsPerSecond),

@@ -4,7 +4,8 @@ import ReactionAgent
 
 struct Backfill: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Brings the rows that attached tables had before their capture into ClickHouse, and shows how far it is.",
+        abstract:
+            "Brings the rows that attached tables had before their capture into ClickHouse, and shows how far it is.",
         discussion: """
             Beside a running agent the work is done once, by one of the two; that one is needed too, since the mirror has to \
             be level before a backfill is sealed. Ends when everything is sealed; what is left when it is interrupted is gone \

@@ -128,8 +128,10 @@ public final class MemorySink: Sink {
         of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
     ) async throws(SinkError) -> [ReactionKey: KnownFlags] {
         let wanted = Set(keys)
-        let events = rows.filter { ($0.batch, $0.event.version) < (batch, version) && wanted.contains($0.event.key(catalog)) }
-            .map(\.event).sorted { $0.version < $1.version }
+        let events = rows.filter {
+            ($0.batch, $0.event.version) < (batch, version) && wanted.contains($0.event.key(catalog))
+        }
+        .map(\.event).sorted { $0.version < $1.version }
         return events.reduce(into: [:]) { flags, event in
             let key = event.key(catalog)
             flags[key, default: KnownFlags()].flags = (flags[key]?.flags ?? 0)

@@ -130,7 +130,8 @@ struct BackfillSite {
         try site.session.execute("UPDATE \"ImageReaction\" SET note = note")
         #expect(try site.session.value("SELECT count(*) FROM reactions._outbox") == agentIsAt)
         let times = try site.stack.clickHouseRows(
-            "SELECT min(toUnixTimestamp(createdAt)), max(toUnixTimestamp(createdAt)) FROM {db}.entityMetricEvents WHERE entityType = 'Image'")
+            "SELECT min(toUnixTimestamp(createdAt)), max(toUnixTimestamp(createdAt)) FROM {db}.entityMetricEvents WHERE entityType = 'Image'"
+        )
         let created = try site.session.query(
             """
             SELECT extract(epoch FROM min("createdAt"))::bigint, extract(epoch FROM max("createdAt"))::bigint
@@ -235,7 +236,8 @@ struct BackfillSite {
         try site.session.execute("VACUUM FULL \"ImageReaction\"")
         try write(site, seed: 2)
         try await eventually { try site.session.query("SELECT version, number FROM reactions._backfill") != first }
-        #expect(try site.session.value("SELECT version FROM reactions._backfill") == first[0][0], "the rows are the same")
+        #expect(
+            try site.session.value("SELECT version FROM reactions._backfill") == first[0][0], "the rows are the same")
         try site.session.execute("UPDATE reactions._backfill SET range_blocks = 4")
         try await readSome()
         try write(site, seed: 3, truncates: true)
@@ -263,7 +265,9 @@ struct BackfillSite {
         #expect(try site.session.value("SELECT count(*) FROM reactions._backfill WHERE sealed_at IS NOT NULL") == "2")
     }
 
-    @Test("the command works beside an agent that waits to be asked, shows how far it is, and ends when everything is sealed")
+    @Test(
+        "the command works beside an agent that waits to be asked, shows how far it is, and ends when everything is sealed"
+    )
     func command() async throws {
         let site = try BackfillSite.make(try await Stack.make(), rows: 20_000)
         try site.attach()
@@ -290,9 +294,13 @@ struct BackfillSite {
         let agent = try stack.startAgent(["--set", "mirror.longest_backoff=500ms"])
         defer { agent.stop(15) }
         try await eventually { try session.value("SELECT error FROM reactions.backfill")?.contains("Rage") == true }
-        #expect(try session.value("SELECT detail FROM reactions.doctor() WHERE \"check\" = 'backfill_Image'")?.contains("Rage") == true)
+        #expect(
+            try session.value("SELECT detail FROM reactions.doctor() WHERE \"check\" = 'backfill_Image'")?.contains(
+                "Rage") == true)
         try session.execute("SELECT reactions.add_kind('Image', 'Rage')")
-        try await eventually(within: .seconds(30)) { try session.value("SELECT state FROM reactions.backfill") == "sealed" }
+        try await eventually(within: .seconds(30)) {
+            try session.value("SELECT state FROM reactions.backfill") == "sealed"
+        }
         let kinds = try stack.clickHouseRows(
             "SELECT metricType, count() FROM {db}.entityMetricEvents GROUP BY metricType ORDER BY metricType")
         #expect(kinds == [["ReactionLike", "99"], ["ReactionRage", "1"]])

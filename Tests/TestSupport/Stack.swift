@@ -99,7 +99,8 @@ public struct Stack: Sendable {
 
     public func startAgent(_ arguments: [String] = []) throws -> ServerProcess {
         try ServerProcess(
-            [Self.reactiondPath, "run", "--config", configurationFile()] + arguments, logPath: directory.file("reactiond.log"))
+            [Self.reactiondPath, "run", "--config", configurationFile()] + arguments,
+            logPath: directory.file("reactiond.log"))
     }
 
     public func agentLog() -> String {

@@ -52,7 +52,9 @@ actor BackfillStore {
 
     // MARK: Sealing
 
-    func numbers<Number: LosslessStringConvertible & Sendable>(_ text: String, _ count: Int) throws(SinkError) -> [Number] {
+    func numbers<Number: LosslessStringConvertible & Sendable>(_ text: String, _ count: Int) throws(SinkError)
+        -> [Number]
+    {
         try forgettingSession { session throws(SinkError) in try session.numbers(text, count) }
     }
 

@@ -94,7 +94,8 @@ struct BackfillSite {
     }
 
     private static func query(_ table: String) -> String {
-        let seconds = "extract(epoch FROM date_trunc('second', \\\"createdAt\\\"))::bigint".replacing("\\\"", with: "\"")
+        let seconds = "extract(epoch FROM date_trunc('second', \\\"createdAt\\\"))::bigint".replacing(
+            "\\\"", with: "\"")
         return switch table {
         case "entityMetricEvents":
             "SELECT 'Image', \"imageId\", \"userId\", 'Reaction' || reaction, 1, \(seconds), 1, 1, 0 FROM \"ImageReaction\""
@@ -125,7 +126,8 @@ struct BackfillSite {
             """)[0].map { $0 ?? "" }
         let sums = [
             "entityMetricEvents": (
-                "sum(metricValue)", "sum((userId * 31 + entityId * 101 + \(clickHouseFlag) * 7 + toUnixTimestamp(createdAt)) * metricValue)",
+                "sum(metricValue)",
+                "sum((userId * 31 + entityId * 101 + \(clickHouseFlag) * 7 + toUnixTimestamp(createdAt)) * metricValue)",
                 expected[1]
             ),
             "reactionsByEntity": (
@@ -143,7 +145,8 @@ struct BackfillSite {
                 """ : table
             let found = try clickHouse.rows("SELECT \(count), \(checksum) FROM \(source)", database: database)[0]
             guard found == [expected[0], sum] else {
-                throw BenchmarkError("wrong rows: \(table) holds \(found) instead of \([expected[0], sum]) (count and checksum)")
+                throw BenchmarkError(
+                    "wrong rows: \(table) holds \(found) instead of \([expected[0], sum]) (count and checksum)")
             }
         }
     }
