@@ -61,13 +61,15 @@ test-packaging: build ## what the built library links and exports
 test-bench: build ## every benchmark in its short form: answers right, figures there
 	@scripts/test bench
 
-.PHONY: bench-reads bench-writes bench-mirror
+.PHONY: bench-reads bench-writes bench-mirror bench-backfill
 bench-reads: build ## measure reads beside the table, a C function and the floor
 	@scripts/bench reads $(BENCH)
 bench-writes: build ## measure writes beside a plain table and NOTIFY
 	@scripts/bench writes $(BENCH)
 bench-mirror: build ## measure the mirror beside COPY piped into clickhouse-client
 	@scripts/bench mirror $(BENCH)
+bench-backfill: build ## measure a table's way into ClickHouse beside COPY piped into clickhouse-client
+	@scripts/bench backfill $(BENCH)
 
 .PHONY: lint format
 lint: deps ## check the format of Swift and shell

@@ -147,3 +147,41 @@ CREATE TABLE _batch (
     finished_at   timestamptz,
     lag_histogram integer[]
 );
+
+-- Backfills of attached tables; a restored dump begins them anew. ---------------------------------------------------------------
+
+-- Names the readings of tables; 19 bits of a batch number in ClickHouse.
+CREATE SEQUENCE _backfill_number AS integer MINVALUE 1 MAXVALUE 524287 CACHE 1;
+
+-- One row for each time that a type's table was, or is, brought over; the one with the highest version counts.
+CREATE TABLE _backfill (
+    type_id        smallint NOT NULL,
+    version        bigint NOT NULL,
+    seal_version   bigint NOT NULL CHECK (seal_version < version),
+    number         integer NOT NULL UNIQUE,
+    relfilenode    oid NOT NULL,
+    blocks         bigint NOT NULL,
+    range_blocks   integer NOT NULL DEFAULT 1024 CHECK (range_blocks > 0),
+    abandoned      bigint[] NOT NULL DEFAULT '{}',
+    begun_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    requested_at   timestamptz,
+    rows           bigint,
+    skipped        bigint,
+    read_at        timestamptz,
+    complete_batch bigint,
+    sealed_users   bigint,
+    doubled        boolean NOT NULL DEFAULT false,
+    sealed_at      timestamptz,
+    error          text,
+    PRIMARY KEY (type_id, version)
+);
+
+-- Ranges of a reading that were sent to ClickHouse, and those that it has confirmed.
+CREATE TABLE _backfill_range (
+    number       integer NOT NULL,
+    range        integer NOT NULL,
+    rows         bigint NOT NULL,
+    skipped      bigint NOT NULL,
+    confirmed_at timestamptz,
+    PRIMARY KEY (number, range)
+);

@@ -66,10 +66,18 @@ COMMENT ON FUNCTION _capture_truncate() IS 'trigger of an attached table: writes
 CREATE FUNCTION _capture_truncate_epoch() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    of_type record;
 BEGIN
-    UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE legacy_table = TG_RELID;
+    UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE legacy_table = TG_RELID
+    RETURNING type_id, backfilled INTO of_type;
+    -- What has been read of the table, and may be under way to ClickHouse, is gone.
+    IF NOT of_type.backfilled THEN
+        PERFORM reactions._begin_backfill(of_type.type_id, TG_RELID);
+    END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION _capture_truncate_epoch() IS 'trigger of an attached table: makes the type''s user maps absent';
+COMMENT ON FUNCTION _capture_truncate_epoch() IS
+    'trigger of an attached table: makes the type''s user maps absent, and begins an unfinished backfill anew';
 

@@ -261,6 +261,7 @@ DECLARE
     of_type smallint;
     labels text[];
     is_empty boolean;
+    is_complete boolean;
     attached_to text;
 BEGIN
     IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL OR $5 IS NULL THEN
@@ -325,8 +326,11 @@ BEGIN
         extra_values = $11, kind_map = $9, unknown_kinds = $10,
         -- What was written while nobody captured is in no event: a type that was attached before is not complete.
         backfilled = is_empty AND t.phase <> 'detached', epoch = t.epoch + 1
-    WHERE t.type_id = of_type;
+    WHERE t.type_id = of_type RETURNING t.backfilled INTO is_complete;
     PERFORM reactions._create_capture($1);
+    IF NOT is_complete THEN
+        PERFORM reactions._begin_backfill(of_type, $1);
+    END IF;
     IF NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
         WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $3

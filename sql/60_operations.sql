@@ -93,6 +93,14 @@ BEGIN
     hint := CASE WHEN NOT ok THEN 'After a failover or restore ClickHouse may hold events that PostgreSQL lost: compare the two.' END;
     RETURN NEXT;
 
+    FOR found IN SELECT * FROM reactions.backfill b WHERE b.error IS NOT NULL ORDER BY b.entity_type LOOP
+        "check" := format('backfill_%s', found.entity_type);
+        ok := false;
+        detail := found.error;
+        hint := 'The agent tries again by itself; until then the rows from before attach are not in ClickHouse.';
+        RETURN NEXT;
+    END LOOP;
+
     FOR of_type IN SELECT * FROM reactions.entity_type t WHERE t.legacy_table IS NOT NULL ORDER BY t.type_id LOOP
         "check" := format('capture_%s', of_type.entity_type);
         SELECT count(*) FILTER (WHERE tgenabled = 'A') AS enabled, count(*) AS present INTO found

@@ -15,4 +15,6 @@ COMMENT ON TABLE parked_event IS 'events that ClickHouse has refused';
 COMMENT ON TABLE _skipped IS 'captured rows whose kind is not a reaction, counted per statement';
 COMMENT ON TABLE _mirror IS 'the agent''s progress: one row';
 COMMENT ON TABLE _batch IS 'recent batches of events that the agent has formed';
-
+COMMENT ON SEQUENCE _backfill_number IS 'numbers of the readings of attached tables';
+COMMENT ON TABLE _backfill IS 'every backfill of an attached table, the current one of a type with the highest version';
+COMMENT ON TABLE _backfill_range IS 'ranges of blocks that a backfill has sent to ClickHouse';

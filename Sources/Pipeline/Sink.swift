@@ -22,11 +22,26 @@ public struct ReactionKey: Hashable, Sendable {
     public var typeID: Int16
     public var userID: Int64
     public var entityID: Int64
+    /// The version of the backfill in whose era its state is asked for; 0 without one.
+    public var era: Version
 
-    public init(typeID: Int16, userID: Int64, entityID: Int64) {
+    public init(typeID: Int16, userID: Int64, entityID: Int64, era: Version = .zero) {
         self.typeID = typeID
         self.userID = userID
         self.entityID = entityID
+        self.era = era
+    }
+}
+
+/// What is known of one reaction's kinds.
+public struct KnownFlags: Equatable, Sendable {
+    public var flags: Int32
+    /// The bits of which nothing is known: rows of the table that are still to be read may have them.
+    public var unknown: Int32
+
+    public init(flags: Int32 = 0, unknown: Int32 = 0) {
+        self.flags = flags
+        self.unknown = unknown
     }
 }
 
@@ -53,12 +68,14 @@ public protocol Sink: Sendable {
     /// Whether each of the three tables has exactly the chunk's rows, by count and sum.
     func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
 
-    /// The flags of each key as of every row whose (batch, version) is below the given one; keys without a reaction are left out.
+    /// The flags of each key as of every row whose (batch, version) is below the given one; keys of which it is known that they have
+    /// no reaction are left out.
     ///
     /// The version alone would not do: a long transaction brings versions into a batch that are lower than some of the batch before.
+    /// Of a backfill that is not complete no row counts, nor any that is older: every attempt finds the same (`BackfillEra`).
     func flags(
         of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
-    ) async throws(SinkError) -> [ReactionKey: Int32]
+    ) async throws(SinkError) -> [ReactionKey: KnownFlags]
 }
 
 public struct SinkIdentity: Hashable, Sendable {

@@ -128,7 +128,7 @@ extension PostgresSource {
     ) throws(PostgresError) -> (batch: Batch, isCut: Bool) {
         var sequenceSeen = sequenceSeen
         var end = try snapshot(session.query("SELECT pg_current_snapshot()"), 0, 0)
-        let catalog = try catalog(session)
+        let catalog = try Self.catalog(session)
         // The first batch after a restore is not cut: the transaction ids of its rows are another cluster's.
         let isRestored = newest == nil && baseVersion > .zero
         var tally = try self.tally(session, until: end, atMost: isRestored ? nil : limits.batchEvents)
@@ -155,7 +155,19 @@ extension PostgresSource {
                 "\(batch.checksum)",
             ])
         newest = Newest(number: batch.number, snapshot: end, sequenceSeen: sequenceSeen)
+        if !isCut { try completeBackfills(session, through: batch) }
         return (batch, isCut)
+    }
+
+    /// The batch's snapshot shows that a table was read to its end, and so every event that was captured meanwhile. Which batches rely on
+    /// the rows that were read is settled here, in the transaction that forms the batch: every later one does, and at every attempt.
+    private func completeBackfills(_ session: PostgresConnection, through batch: Batch) throws(PostgresError) {
+        let eras = batch.catalog.values.flatMap(\.eras)
+        guard eras.contains(where: { $0.isRead && $0.completeBatch == nil }) else { return }
+        _ = try session.query(
+            """
+            UPDATE reactions._backfill SET complete_batch = $1::bigint WHERE read_at IS NOT NULL AND complete_batch IS NULL
+            """, ["\(batch.number.rawValue)"])
     }
 
     /// Counts the events up to the snapshot. If there are more than the limit, counts those of the transactions below the one with which
@@ -200,7 +212,7 @@ extension PostgresSource {
                 SELECT *, lag(snapshot) OVER (ORDER BY batch) AS previous FROM reactions._batch) kept
             WHERE \(condition) AND (previous IS NOT NULL OR batch & \(Version.maximumSequence) = 1) ORDER BY batch
             """)
-        let catalog = try catalog(session)
+        let catalog = try Self.catalog(session)
         var batches: [Batch] = []
         for row in result.rows {
             var batch = Batch(

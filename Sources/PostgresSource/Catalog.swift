@@ -3,12 +3,15 @@ internal import ReactionModel
 
 extension PostgresSource {
     /// The entity types with their kinds: small tables, read with every batch so that a raised epoch or a new kind is seen.
-    func catalog(_ session: PostgresConnection) throws(PostgresError) -> [Int16: EntityType] {
+    static func catalog(_ session: PostgresConnection) throws(PostgresError) -> [Int16: EntityType] {
         let result = try session.query(
             """
             SELECT t.type_id, t.entity_type, t.mode, t.phase, t.user_map_key, t.entity_key, t.shard_count, t.epoch,
                    (SELECT string_agg(k.kind || ' ' || k.flag, ',' ORDER BY k.flag)
-                    FROM reactions.kind k WHERE k.type_id = t.type_id)
+                    FROM reactions.kind k WHERE k.type_id = t.type_id),
+                   (SELECT string_agg(concat_ws(' ', b.version, (b.read_at IS NOT NULL)::integer, b.complete_batch), ','
+                                      ORDER BY b.version)
+                    FROM reactions._backfill b WHERE b.type_id = t.type_id)
             FROM reactions.entity_type t
             """)
         var catalog: [Int16: EntityType] = [:]
@@ -26,10 +29,18 @@ extension PostgresSource {
                 guard parts.count == 2, let flag = Int32(parts[1]) else { return nil }
                 return Kind(name: String(parts[0]), flag: flag)
             }
+            let eras = (result.text(row, 9) ?? "").split(separator: ",").compactMap { text -> BackfillEra? in
+                let parts = text.split(separator: " ").compactMap { Int64($0) }
+                guard parts.count >= 2 else { return nil }
+                return BackfillEra(
+                    version: Version(rawValue: parts[0]),
+                    completeBatch: parts.count > 2 ? BatchNumber(rawValue: parts[2]) : nil, isRead: parts[1] == 1)
+            }
             let typeID = try result.required(row, 0, as: Int16.self)
             catalog[typeID] = EntityType(
                 typeID: typeID, name: name, mode: mode, phase: phase, kinds: kinds, userMapKey: userMapKey,
-                entityKey: entityKey, shardCount: try result.required(row, 6), epoch: try result.required(row, 7))
+                entityKey: entityKey, shardCount: try result.required(row, 6), epoch: try result.required(row, 7),
+                eras: eras)
         }
         return catalog
     }

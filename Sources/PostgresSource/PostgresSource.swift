@@ -97,6 +97,13 @@ public actor PostgresSource {
         let opened = try PostgresConnection(
             conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
             timeout: settings.timeout, wakeUp: wakeUp)
+        try Self.refuseUnfit(opened)
+        _ = try opened.execute(Self.sessionSettings)
+        connection = opened
+    }
+
+    /// A session of a pooler or of a standby.
+    static func refuseUnfit(_ opened: PostgresConnection) throws(PostgresError) {
         let identity = try opened.query("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()")
         guard identity.value(0, 0) == opened.backendPID else {
             throw PostgresError(
@@ -106,8 +113,6 @@ public actor PostgresSource {
         guard !identity.isTrue(0, 1) else {
             throw PostgresError(disposition: .stop, message: "the server is a standby: the agent needs the primary")
         }
-        _ = try opened.execute(Self.sessionSettings)
-        connection = opened
     }
 
     /// Reads the batches of this term.

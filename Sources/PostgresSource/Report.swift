@@ -54,7 +54,7 @@ extension PostgresSource {
             baseVersion = Version(rawValue: try mirror.required(0, 3))
             let backlog = try backlog(session)
             let lag = try lag(session)
-            let types = try catalog(session).values.sorted { $0.name < $1.name }
+            let types = try Self.catalog(session).values.sorted { $0.name < $1.name }
             return MirrorReport(
                 leaderPID: leader.value(0, 0), leaderSince: leader.text(0, 1), floor: try mirror.required(0, 0),
                 lastVersion: try mirror.required(0, 4), backlogEvents: backlog.events,

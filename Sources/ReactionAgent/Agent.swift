@@ -14,9 +14,13 @@ public enum Agent {
     /// that it sees freed, and the heap of every thread then keeps holes of that size.
     static let largestHeapBlock: Int32 = 256 << 10
 
+    static func prepareMemory() {
+        mallopt(M_MMAP_THRESHOLD, largestHeapBlock)
+    }
+
     /// Returns after SIGTERM or SIGINT, or throws what cannot be helped by trying again.
     public static func run(_ settings: Settings, sink: any Sink, logger: Logger) async throws {
-        mallopt(M_MMAP_THRESHOLD, largestHeapBlock)
+        prepareMemory()
         let metrics = Metrics()
         let mirror = MirrorService(
             settings: .init(mirror: settings.mirror, sinkTimeout: settings.clickHouse.requestTimeout),
@@ -27,13 +31,16 @@ public enum Agent {
                     settings: settings.redis, systemIdentifier: term.systemIdentifier, timeline: term.timeline,
                     keyPrefix: term.keyPrefix)
             })
+        let backfill = BackfillService(
+            settings: settings.backfill, postgres: settings.postgres, clickHouse: settings.clickHouse, logger: logger)
         let compared = ComparedReadsService(
             reads: ComparedReads(settings: settings.postgres), metrics: metrics, logger: logger)
         let limit = ShutdownLimit(limit: settings.mirror.shutdownTimeout + grace, logger: logger)
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, mirror, limit], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger
+            services: web + [compared, mirror, backfill, limit], gracefulShutdownSignals: [.sigterm, .sigint],
+            logger: logger
         ).run()
     }
 }

@@ -155,11 +155,11 @@ actor Deliverer {
     ) async throws -> Chunk? {
         let events = unknown.isEmpty ? events : events.filter { !unknown.contains($0.version) }
         guard let first = events.first else { return nil }
-        let keys = events.keysToResolve
+        let keys = events.keysToResolve(batch.catalog)
         let before =
             keys.isEmpty
             ? [:] : try await sink.flags(of: keys, before: batch.number, first.version, catalog: batch.catalog)
-        return Chunk(batch: batch.number, part: part, events: events.resolved(before: before))
+        return Chunk(batch: batch.number, part: part, events: events.resolved(before: before, batch.catalog))
     }
 
     /// Events of types that are no longer known are parked before anything of the chunk is sent, so that it is the same chunk later.

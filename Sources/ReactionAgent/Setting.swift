@@ -4,6 +4,8 @@ public struct Setting: Sendable {
     public enum Form: String, Sendable {
         case text
         case number
+        /// true or false.
+        case boolean
         /// A number with ms, s, min or h.
         case duration
         /// A number with B, kB, MB or GB, in powers of 1024.
@@ -77,6 +79,20 @@ public struct Setting: Sendable {
             key: "outbox.rotate_size", form: .size, standard: "256MB",
             help: "Size at which the outbox moves on to the next table."),
         .init(key: "outbox.rotate_after", form: .duration, standard: "1h", help: "The same by time."),
+        .init(
+            key: "backfill.automatic", form: .boolean, standard: "true",
+            help:
+                "Whether an attached table is read as soon as it is attached; else when reactiond backfill asks for it."
+        ),
+        .init(
+            key: "backfill.sessions", form: .number, standard: "2",
+            help: "Ranges of a table that are read and sent at the same time, each by a session at either server."),
+        .init(
+            key: "backfill.rows_per_second", form: .number, standard: "0",
+            help: "Rows that are read per second, on average; 0: as many as possible."),
+        .init(
+            key: "backfill.longest_lag", form: .duration, standard: "10s",
+            help: "Nothing is read while an event waits for the mirror longer than this."),
         .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",
             help: "On SIGTERM the batches under way are finished, at most this long."),

@@ -17,6 +17,7 @@ public struct Settings: Sendable {
     public var clickHouse: ClickHouseSettings
     public var limits: PostgresSource.BatchLimits
     public var mirror: Mirror.Settings
+    public var backfill: BackfillService.Settings
     public var httpPort: UInt16?
     public var logLevel: Logger.Level
 
@@ -71,6 +72,14 @@ public struct Settings: Sendable {
             idleBeforeSleep: try reader.duration("mirror.idle_before_sleep"),
             redisGiveUp: try reader.duration("redis.give_up"),
             shutdownTimeout: try reader.duration("agent.shutdown_timeout"),
+            longestBackoff: try reader.duration("mirror.longest_backoff"))
+        let rowsPerSecond = try reader.number("backfill.rows_per_second", in: 0...1_000_000_000)
+        backfill = BackfillService.Settings(
+            isAutomatic: try reader.boolean("backfill.automatic"),
+            lanes: try reader.number("backfill.sessions", in: 1...64),
+            limits: .init(
+                longestLag: try reader.duration("backfill.longest_lag"),
+                rowsPerSecond: rowsPerSecond == 0 ? nil : rowsPerSecond),
             longestBackoff: try reader.duration("mirror.longest_backoff"))
         let port = try reader.number("agent.http_port", in: 0...65535)
         httpPort = port == 0 ? nil : UInt16(port)
@@ -149,6 +158,11 @@ private struct Reader {
             throw SettingsError(description: "\(key) is not a number from \(range.lowerBound) to \(range.upperBound)")
         }
         return number
+    }
+
+    func boolean(_ key: String) throws -> Bool {
+        guard let value = Bool(try text(key)) else { throw SettingsError(description: "\(key) is not true or false") }
+        return value
     }
 
     func duration(_ key: String) throws -> Duration {

@@ -31,10 +31,12 @@ public struct EntityType: Hashable, Sendable {
     public var entityKey: KeyTemplate
     public var shardCount: Int32
     public var epoch: Int64
+    /// The backfills of its table, by version.
+    public var eras: [BackfillEra]
 
     public init(
         typeID: Int16, name: String, mode: Mode, phase: Phase, kinds: [Kind], userMapKey: KeyTemplate,
-        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64
+        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64, eras: [BackfillEra] = []
     ) {
         self.typeID = typeID
         self.name = name
@@ -45,5 +47,11 @@ public struct EntityType: Hashable, Sendable {
         self.entityKey = entityKey
         self.shardCount = shardCount
         self.epoch = epoch
+        self.eras = eras
+    }
+
+    /// The newest backfill that began before the event; nil if there was none.
+    public func era(of version: Version) -> BackfillEra? {
+        eras.last { $0.version < version }
     }
 }

@@ -64,7 +64,7 @@ public final class MemorySink: Sink {
 
     /// The state by the rows, in order of versions.
     public func flags(user: Int64, entity: Int64, type: Int16 = 1) -> Int32 {
-        rows.map(\.event).filter { $0.key == ReactionKey(typeID: type, userID: user, entityID: entity) }
+        rows.map(\.event).filter { $0.key([:]) == ReactionKey(typeID: type, userID: user, entityID: entity) }
             .sorted { $0.version < $1.version }
             .reduce(0) { $0.applying(setMask: $1.setMask, clearMask: $1.clearMask) }
     }
@@ -126,12 +126,15 @@ public final class MemorySink: Sink {
 
     public func flags(
         of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
-    ) async throws(SinkError) -> [ReactionKey: Int32] {
+    ) async throws(SinkError) -> [ReactionKey: KnownFlags] {
         let wanted = Set(keys)
-        let events = rows.filter { ($0.batch, $0.event.version) < (batch, version) && wanted.contains($0.event.key) }
-            .map(\.event).sorted { $0.version < $1.version }
+        let events = rows.filter {
+            ($0.batch, $0.event.version) < (batch, version) && wanted.contains($0.event.key(catalog))
+        }
+        .map(\.event).sorted { $0.version < $1.version }
         return events.reduce(into: [:]) { flags, event in
-            flags[event.key] = flags[event.key, default: 0]
+            let key = event.key(catalog)
+            flags[key, default: KnownFlags()].flags = (flags[key]?.flags ?? 0)
                 .applying(setMask: event.setMask, clearMask: event.clearMask)
         }
     }

@@ -58,7 +58,7 @@ import Testing
             makeEvent(1, set: 3, isDeltaKnown: false), makeEvent(2, set: 4, clear: 7, isDeltaKnown: false),
             makeEvent(3, set: 0, clear: 8, isDeltaKnown: false),
         ]
-        let resolved = events.resolved(before: [events[0].key: 1])
+        let resolved = events.resolved(before: [events[0].key([:]): KnownFlags(flags: 1)], [:])
         #expect(resolved.map(\.setMask) == [2, 4, 0])
         #expect(resolved.map(\.clearMask) == [0, 3, 0])
         #expect(resolved.allSatisfy { $0.isDeltaKnown })
@@ -66,8 +66,8 @@ import Testing
 
     @Test func knownDeltasStayAndCountForWhatFollows() {
         let events = [makeEvent(1, set: 1), makeEvent(2, set: 1, isDeltaKnown: false), makeEvent(3, set: 0, clear: 1)]
-        #expect(events.keysToResolve == [events[0].key])
-        let resolved = events.resolved(before: [:])
+        #expect(events.keysToResolve([:]) == [events[0].key([:])])
+        let resolved = events.resolved(before: [:], [:])
         #expect(resolved.map(\.setMask) == [1, 0, 0])
         #expect(resolved[0] == events[0])
         #expect(resolved[2] == events[2])
@@ -75,7 +75,37 @@ import Testing
 
     @Test func eventsOfOtherKeysAreLeftAlone() {
         let events = [makeEvent(1, user: 1), makeEvent(2, isDeltaKnown: false, user: 2)]
-        #expect(events.resolved(before: [events[1].key: 1]).map(\.setMask) == [1, 0])
+        #expect(events.resolved(before: [events[1].key([:]): KnownFlags(flags: 1)], [:]).map(\.setMask) == [1, 0])
+    }
+
+    /// A row that is still to be read may have any kind: what an event says of it counts as changed, once.
+    @Test func whatIsUnknownCountsAsChanged() {
+        let events = [
+            makeEvent(1, set: 1, clear: 6, isDeltaKnown: false), makeEvent(2, set: 1, clear: 6, isDeltaKnown: false),
+            makeEvent(3, set: 8, isDeltaKnown: false),
+        ]
+        let known = KnownFlags(flags: 8, unknown: ~8 & ~4)
+        let resolved = events.resolved(before: [events[0].key([:]): known], [:])
+        #expect(resolved.map(\.setMask) == [1, 0, 0])
+        #expect(resolved.map(\.clearMask) == [2, 0, 0])
+    }
+
+    /// What is known of the time before a backfill says nothing of the time after it began.
+    @Test func anEventCountsInItsOwnEra() throws {
+        let events = [
+            makeEvent(1, set: 1, isDeltaKnown: false), makeEvent(2, set: 1, isDeltaKnown: false),
+            makeEvent(5, set: 1, isDeltaKnown: false),
+        ]
+        let type = EntityType(
+            typeID: events[0].typeID, name: "Image", mode: .multi, phase: .attached, kinds: [],
+            userMapKey: try KeyTemplate("u:<user>", required: "<user>"),
+            entityKey: try KeyTemplate("e:<entity>", required: "<entity>"), shardCount: 1, epoch: 0,
+            eras: [BackfillEra(version: Version(rawValue: 4), completeBatch: nil, isRead: false)])
+        let catalog = [events[0].typeID: type]
+        let keys = events.keysToResolve(catalog)
+        #expect(keys.map(\.era.rawValue) == [0, 4])
+        let resolved = events.resolved(before: [keys[1]: KnownFlags(unknown: ~0)], catalog)
+        #expect(resolved.map(\.setMask) == [1, 0, 1])
     }
 }
 

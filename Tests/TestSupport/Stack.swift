@@ -97,9 +97,10 @@ public struct Stack: Sendable {
         try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
-    public func startAgent() throws -> ServerProcess {
+    public func startAgent(_ arguments: [String] = []) throws -> ServerProcess {
         try ServerProcess(
-            [Self.reactiondPath, "run", "--config", configurationFile()], logPath: directory.file("reactiond.log"))
+            [Self.reactiondPath, "run", "--config", configurationFile()] + arguments,
+            logPath: directory.file("reactiond.log"))
     }
 
     public func agentLog() -> String {

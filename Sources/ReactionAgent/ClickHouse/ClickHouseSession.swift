@@ -20,7 +20,7 @@ struct ClickHouseSession {
     let client: ClickHouseClient
     let abilities: ServerAbilities
     let identity: SinkIdentity
-    private let layout: MirrorLayout
+    let layout: MirrorLayout
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         client = try ClickHouseClient(settings)
@@ -122,7 +122,7 @@ struct ClickHouseSession {
     }
 
     /// One chunk, one block, one part, on disk when it is confirmed.
-    private func insertSettings(token: String, isRepeated: Bool) -> [ClickHouseClient.Setting] {
+    func insertSettings(token: String, isRepeated: Bool) -> [ClickHouseClient.Setting] {
         var settings: [ClickHouseClient.Setting] = [("max_insert_block_size", String(Self.largestBlock))]
         for name in ["async_insert", "optimize_on_insert"] where abilities.knows(setting: name) {
             settings.append((name, "0"))
@@ -183,18 +183,24 @@ struct ClickHouseSession {
 
     // MARK: States
 
+    /// - Parameter keys: all of one era.
     func flags(
-        of keys: [ReactionKey], _ type: EntityType, before batch: BatchNumber, _ version: Version,
-        into flags: inout [ReactionKey: Int32]
+        of keys: [ReactionKey], _ type: EntityType, in era: BackfillEra?, before batch: BatchNumber, _ version: Version,
+        into flags: inout [ReactionKey: KnownFlags]
     ) throws(SinkError) {
-        let query = StateQuery(type: type, before: batch, version)
+        let query = StateQuery(type: type, in: era, before: batch, version)
+        if query.tellsCleared {
+            for key in keys { flags[key] = KnownFlags(unknown: ~0) }
+        }
         for start in stride(from: 0, to: keys.count, by: StateQuery.keysPerQuery) {
             let some = keys[start..<min(start + StateQuery.keysPerQuery, keys.count)]
             let answer = try client.query(query.text(keys: some.lazy.map { ($0.userID, $0.entityID) }))
             guard let rows = StateQuery.rows(answer) else { throw .nonsense }
             for row in rows where row.flag != 0 {
-                let key = ReactionKey(typeID: type.typeID, userID: row.userID, entityID: row.entityID)
-                flags[key, default: 0] |= row.flag
+                let key = ReactionKey(
+                    typeID: type.typeID, userID: row.userID, entityID: row.entityID, era: era?.version ?? .zero)
+                if row.flag > 0 { flags[key, default: KnownFlags()].flags |= row.flag }
+                flags[key]?.unknown &= ~Int32(truncatingIfNeeded: row.flag.magnitude)
             }
         }
     }

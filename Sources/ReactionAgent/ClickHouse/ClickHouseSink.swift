@@ -99,12 +99,15 @@ public actor ClickHouseSink: Sink {
 
     public func flags(
         of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
-    ) async throws(SinkError) -> [ReactionKey: Int32] {
+    ) async throws(SinkError) -> [ReactionKey: KnownFlags] {
         try forgettingSession { session throws(SinkError) in
-            var flags: [ReactionKey: Int32] = [:]
+            var flags: [ReactionKey: KnownFlags] = [:]
             for (typeID, keys) in Dictionary(grouping: keys, by: \.typeID) {
                 guard let type = catalog[typeID] else { continue }
-                try session.flags(of: keys, type, before: batch, version, into: &flags)
+                for (eraVersion, keys) in Dictionary(grouping: keys, by: \.era) {
+                    let era = type.eras.first { $0.version == eraVersion }
+                    try session.flags(of: keys, type, in: era, before: batch, version, into: &flags)
+                }
             }
             return flags
         }

@@ -1,0 +1,165 @@
+import TestSupport
+
+/// What came of bringing a table over.
+struct BackfillRun {
+    /// From the start of the agent until every row is in `entityMetricEvents`, and until the backfill is sealed.
+    var read: Double
+    var sealed: Double
+    /// VmHWM of the agent.
+    var peakKilobytes: Int
+    var cpu: [(name: String, seconds: Double)]
+}
+
+/// An attached table of Prisma's shape whose rows are all from before its capture, and a second database in ClickHouse for the pipe.
+struct BackfillSite {
+    let stack: Stack
+    let postgres: PostgresServer
+    let clickHouse: ClickHouseServer
+    let session: PostgresConnection
+    let rows: Int
+    let pipeDatabase = uniqueName("pipe")
+
+    static let tables = ["reactionsByEntity", "reactionDeltas", "entityMetricEvents"]
+    private static let kinds = "(ARRAY['Like', 'Laugh', 'Cry', 'Heart'])"
+
+    /// Rows in the order in which they were made, as in a table that grew: users and entities far apart.
+    static func make(postgres: PostgresServer, rows: Int) async throws -> BackfillSite {
+        let clickHouse = try await ClickHouseServer.start()
+        let stack = try await Stack.make(postgres: postgres, clickHouse: clickHouse)
+        let site = BackfillSite(
+            stack: stack, postgres: postgres, clickHouse: clickHouse, session: try stack.connect(), rows: rows)
+        try await stack.reactiond("init-clickhouse", "--set", "clickhouse.database=\(site.pipeDatabase)")
+        try site.session.execute(
+            """
+            CREATE TYPE "ReviewReactions" AS ENUM ('Like', 'Dislike', 'Laugh', 'Cry', 'Heart');
+            CREATE TABLE "ImageReaction" (
+                id serial, "imageId" integer NOT NULL, "userId" integer NOT NULL,
+                reaction "ReviewReactions" NOT NULL, "createdAt" timestamp(3) NOT NULL DEFAULT current_timestamp);
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction, "createdAt")
+            SELECT 1 + g * 7919::bigint % \(max(rows / 100, 1)), 1 + g * 104729::bigint % 1000003, \
+            \(kinds)[g % 4 + 1]::"ReviewReactions", '2020-01-01'::timestamp + g * interval '1 second' FROM generate_series(1, \(rows)) g;
+            CREATE UNIQUE INDEX ON "ImageReaction" ("imageId", "userId", reaction);
+            CREATE INDEX ON "ImageReaction" ("userId");
+            SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt', unknown_kinds => 'skip')
+            """)
+        try site.session.execute("VACUUM ANALYZE \"ImageReaction\"")
+        try site.session.execute("CHECKPOINT")
+        return site
+    }
+
+    /// Starts the agent on empty tables, waits until it has sealed the backfill, and checks what ClickHouse then holds.
+    func backfill() async throws -> BackfillRun {
+        try truncate(stack.clickHouseDatabase)
+        try session.execute("SELECT reactions.restart_backfill('Image')")
+        let before = cpu(nil)
+        let began = try session.value("SELECT clock_timestamp()") ?? ""
+        let agent = try stack.startAgent()
+        defer { agent.stop() }
+        try await eventually(within: .seconds(900), "the backfill is sealed") {
+            try session.value("SELECT state FROM reactions.backfill") == "sealed"
+        }
+        let after = cpu(agent)
+        let times = try session.query(
+            """
+            SELECT extract(epoch FROM read_at - '\(began)'), extract(epoch FROM sealed_at - '\(began)'), rows FROM reactions.backfill
+            """)[0].map { Double($0 ?? "") ?? .nan }
+        guard times[2] == Double(rows) else { throw BenchmarkError("\(times[2]) rows were read instead of \(rows)") }
+        try check(stack.clickHouseDatabase, tables: Self.tables)
+        return BackfillRun(
+            read: times[0], sealed: times[1], peakKilobytes: peakKilobytes(agent.pid),
+            cpu: zip(before, after).map { (name: $0.name, seconds: $1.seconds - $0.seconds) })
+    }
+
+    /// The seconds it takes to pipe the table into tables of the mirror's form, one after the other.
+    func pipe(into tables: [String]) async throws -> Double {
+        try truncate(pipeDatabase)
+        let psql = try PostgresServer.binaries() + "/psql"
+        let start = microseconds()
+        for table in tables {
+            try await TestSupport.run(
+                [
+                    "/bin/bash", "-c",
+                    """
+                    set -o pipefail
+                    "$0" -XqAt -d "$1" -c "COPY ($2) TO STDOUT" | clickhouse-client --port "$3" --user "$4" --password "$5" \
+                        --database "$6" --query "INSERT INTO $7 FORMAT TabSeparated"
+                    """,
+                    psql, postgres.conninfo(database: stack.database), Self.query(table), String(clickHouse.tcpPort),
+                    clickHouse.user, clickHouse.password, pipeDatabase, table,
+                ], within: .seconds(900))
+        }
+        let seconds = (microseconds() - start) / 1e6
+        try check(pipeDatabase, tables: tables)
+        return seconds
+    }
+
+    private static func query(_ table: String) -> String {
+        let seconds = "extract(epoch FROM date_trunc('second', \\\"createdAt\\\"))::bigint".replacing(
+            "\\\"", with: "\"")
+        return switch table {
+        case "entityMetricEvents":
+            "SELECT 'Image', \"imageId\", \"userId\", 'Reaction' || reaction, 1, \(seconds), 1, 1, 0 FROM \"ImageReaction\""
+        case "reactionsByEntity":
+            """
+            SELECT 'Image', "imageId", "userId", sum(1 << array_position(ARRAY['Like', 'Heart', 'Laugh', 'Cry'], reaction::text) - 1), 0, \
+            max(\(seconds)), 1, 1, 0 FROM "ImageReaction" GROUP BY "imageId", "userId"
+            """
+        default:
+            """
+            SELECT 'Image', "imageId", 'Reaction' || reaction, count(*), 1, 0 FROM "ImageReaction" GROUP BY "imageId", reaction
+            """
+        }
+    }
+
+    // MARK: Checks
+
+    /// Counts and a checksum over ids, kinds and times, which PostgreSQL reckons from the table.
+    private func check(_ database: String, tables: [String]) throws {
+        let flag = "CASE reaction WHEN 'Like' THEN 1 WHEN 'Heart' THEN 2 WHEN 'Laugh' THEN 4 ELSE 8 END"
+        let clickHouseFlag =
+            "transform(toString(metricType), ['ReactionLike', 'ReactionHeart', 'ReactionLaugh', 'ReactionCry'], [1, 2, 4, 8], 0)"
+        let expected = try session.query(
+            """
+            SELECT count(*), sum("userId"::bigint * 31 + "imageId"::bigint * 101 + \(flag) * 7 + floor(extract(epoch FROM "createdAt"))::bigint),
+                   sum("userId"::bigint * 31 + "imageId"::bigint * 101 + \(flag) * 7), sum("imageId"::bigint * 101 + \(flag) * 7)
+            FROM "ImageReaction"
+            """)[0].map { $0 ?? "" }
+        let sums = [
+            "entityMetricEvents": (
+                "sum(metricValue)",
+                "sum((userId * 31 + entityId * 101 + \(clickHouseFlag) * 7 + toUnixTimestamp(createdAt)) * metricValue)",
+                expected[1]
+            ),
+            "reactionsByEntity": (
+                "sum(bits)", "sum(userId * 31 * bits + entityId * 101 * bits + setMask * 7)", expected[2]
+            ),
+            "reactionDeltas": ("sum(delta)", "sum((entityId * 101 + \(clickHouseFlag) * 7) * delta)", expected[3]),
+        ]
+        for table in tables {
+            guard let (count, checksum, sum) = sums[table] else { continue }
+            let source =
+                table == "reactionsByEntity"
+                ? """
+                (SELECT *, bitAnd(setMask, 1) + bitAnd(bitShiftRight(setMask, 1), 1) + bitAnd(bitShiftRight(setMask, 2), 1) \
+                + bitAnd(bitShiftRight(setMask, 3), 1) AS bits FROM \(table))
+                """ : table
+            let found = try clickHouse.rows("SELECT \(count), \(checksum) FROM \(source)", database: database)[0]
+            guard found == [expected[0], sum] else {
+                throw BenchmarkError(
+                    "wrong rows: \(table) holds \(found) instead of \([expected[0], sum]) (count and checksum)")
+            }
+        }
+    }
+
+    private func truncate(_ database: String) throws {
+        for table in Self.tables { try clickHouse.query("TRUNCATE TABLE \(table)", database: database) }
+    }
+
+    private func cpu(_ agent: ServerProcess?) -> [(name: String, seconds: Double)] {
+        [
+            ("reactiond", agent.map { cpuSeconds($0.pid) } ?? 0),
+            ("PostgreSQL", cpuSecondsOfTree(postgres.process.pid)),
+            ("ClickHouse, its merges included", cpuSeconds(clickHouse.process.pid)),
+        ]
+    }
+}
