@@ -18,7 +18,8 @@ BEGIN
         (type_id, seal_version, version, number, relfilenode, blocks, abandoned, requested_at)
     VALUES (of_type, seal, reactions._draw_version(), nextval('reactions._backfill_number'),
         pg_relation_filenode(of_table), pg_relation_size(of_table) / current_setting('block_size')::bigint,
-        coalesce(before.abandoned || reactions._backfill_partition(before.version, before.number), '{}'), before.requested_at);
+        CASE WHEN before.number IS NULL THEN '{}'
+            ELSE before.abandoned || reactions._backfill_partition(before.version, before.number) END, before.requested_at);
 END
 $$;
 COMMENT ON FUNCTION _begin_backfill(smallint, regclass) IS

@@ -34,6 +34,36 @@ import Testing
         #expect(try await flags(before: 2, 16) == [keys[0]: 6, keys[2]: 1, keys[1]: 8])
     }
 
+    /// Until a backfill is complete only what was captured since it began says anything; then its rows do, too, and nothing older.
+    @Test(arguments: Engine.allCases)
+    func aBackfillDividesWhatIsKnown(_ engine: Engine) async throws {
+        let fixture = try await Fixture(engine)
+        var catalog = Fixture.catalog
+        try await fixture.sink.insert(Chunk(1, [.change(10, set: 1), .change(11, user: 8, set: 1)]), catalog: catalog)
+        // A row of the backfill, of version 20, as the reading of a table leaves it.
+        let batch = BackfillBatches(version: Version(rawValue: 20), number: 1).range(0).rawValue
+        try await fixture.sink.insert(Chunk(batch, [.change(20, set: 2)]), catalog: catalog)
+        try await fixture.sink.insert(Chunk(2, [.change(30, set: 4, clear: 8)]), catalog: catalog)
+        func flags(_ completeBatch: Int64?) async throws -> [KnownFlags?] {
+            catalog[1]?.eras = [
+                BackfillEra(
+                    version: Version(rawValue: 20), completeBatch: completeBatch.map(BatchNumber.init(rawValue:)),
+                    isRead: true)
+            ]
+            let keys = [7, 8].map {
+                ReactionKey(typeID: 1, userID: $0, entityID: 42, era: Version(rawValue: 20))
+            }
+            let found = try await fixture.sink.flags(
+                of: keys, before: BatchNumber(rawValue: 3), Version(rawValue: 40), catalog: catalog)
+            return keys.map { found[$0] }
+        }
+        for completeBatch in [nil, 3, 4] as [Int64?] {
+            let found = try await flags(completeBatch)
+            #expect(found == [KnownFlags(flags: 4, unknown: ~12), KnownFlags(unknown: ~0)])
+        }
+        #expect(try await flags(2) == [KnownFlags(flags: 6), nil])
+    }
+
     @Test(arguments: Engine.allCases)
     func statesOfTwelveThousandKeysAreAskedInPieces(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)
