@@ -20,7 +20,9 @@ SELECT entity_type, backfilled FROM reactions.status() WHERE entity_type IN ('Fi
 
 -- Everything that is captured since is newer than what will be read.
 INSERT INTO test.filled VALUES (1, 2, 'Heart');
-SELECT bool_and(o.version > b.version) FROM reactions._outbox o JOIN reactions._backfill b USING (type_id);
+SELECT bool_and(o.version > b.version)
+FROM reactions._outbox o JOIN reactions._backfill b USING (type_id) JOIN reactions.entity_type t USING (type_id)
+WHERE t.entity_type = 'Filled';
 
 -- TRUNCATE begins it anew, above its own event, as long as it is not sealed; a rolled back one does not.
 BEGIN;
