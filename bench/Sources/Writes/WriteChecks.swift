@@ -13,12 +13,17 @@ extension WriteSite {
         Int(try session.value("SELECT count(*) FROM \"\(table)\"") ?? "") ?? -1
     }
 
-    /// Nothing lost, nothing doubled.
+    /// Nothing lost, nothing doubled, of what was written since the table was brought over.
     func checkMirror(_ type: String, events: Int) throws {
+        let base = try session.value(
+            """
+            SELECT coalesce(max(b.version), 0) FROM reactions._backfill b JOIN reactions.entity_type t USING (type_id)
+            WHERE t.entity_type = $1
+            """, [type])
         let rows = try stack.clickHouseRows(
             """
             SELECT count(), uniqExact(version), toInt64(sum(metricValue)) FROM {db}.entityMetricEvents
-            WHERE entityType = '\(type)'
+            WHERE entityType = '\(type)' AND version > \(base ?? "0")
             """)
         let numbers = rows.first?.compactMap { Int($0) } ?? []
         try check(

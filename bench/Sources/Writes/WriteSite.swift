@@ -43,6 +43,10 @@ final class WriteSite {
         try fill(rows)
         try capture()
         agent = try stack.startAgent()
+        let session = session
+        try await eventually(within: .seconds(300), "the table is brought over") {
+            try session.value("SELECT bool_and(backfilled) FROM reactions.status()") == "t"
+        }
         try warm()
         try await settle()
         try session.execute("VACUUM ANALYZE")
