@@ -218,6 +218,28 @@ struct BackfillSite {
         #expect(killed >= 3)
     }
 
+    @Test("rows that are there twice when everything is read are merged before they are summed")
+    func doubled() async throws {
+        let site = try BackfillSite.make(try await Stack.make(), rows: 20_000)
+        try site.attach()
+        // Two ranges, of which the second is the last block: so few parts are not merged by themselves.
+        try site.session.execute("UPDATE reactions._backfill SET range_blocks = blocks - 1")
+        let agent = try site.stack.startAgent([
+            "--set", "backfill.rows_per_second=5000", "--set", "backfill.sessions=1",
+        ])
+        defer { agent.stop(15) }
+        try await eventually(within: .seconds(30), "the first range is read") {
+            try site.session.value("SELECT blocks_read > 0 FROM reactions.backfill") == "t"
+        }
+        // As an attempt does that arrives late on a server without deduplication tokens.
+        _ = try site.stack.clickHouseRows(
+            "INSERT INTO {db}.entityMetricEvents SELECT * FROM {db}.entityMetricEvents WHERE batch IN (SELECT DISTINCT batch FROM {db}.entityMetricEvents)"
+        )
+        #expect(try site.session.value("SELECT state FROM reactions.backfill") == "reading")
+        try await site.sealed()
+        try await site.expectAgreement()
+    }
+
     @Test("a table that is rewritten is read anew, and one that is truncated under new versions")
     func rewrittenAndTruncated() async throws {
         let site = try BackfillSite.make(try await Stack.make(), rows: 60_000)
