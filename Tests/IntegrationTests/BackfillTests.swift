@@ -207,6 +207,7 @@ struct BackfillSite {
             try await eventually(within: .seconds(60), "it seals") {
                 ["sealing", "sealed"].contains(try site.session.value("SELECT state FROM reactions.backfill"))
             }
+            // Waits for nothing: chooses another moment of the sealing in each round. `killed` says how often it was one.
             try await Task.sleep(for: .milliseconds(round * 20))
             agent.stop(9)
             if try site.session.value("SELECT state FROM reactions.backfill") == "sealing" { killed += 1 }
