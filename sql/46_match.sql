@@ -60,8 +60,8 @@ BEGIN
             'Repairs make ClickHouse agree with the table; in this phase the table is the older of the two.');
     END IF;
     SELECT CASE WHEN a.attname IS NULL THEN 'NULL::timestamptz'
-            WHEN a.atttypid = 'timestamp'::regtype THEN format('max(l.%I) AT TIME ZONE ''UTC''', a.attname)
-            ELSE format('max(l.%I)', a.attname) END
+            WHEN a.atttypid = 'timestamp'::regtype THEN format('max(l.%I) FILTER (WHERE d.flag IS NOT NULL) AT TIME ZONE ''UTC''', a.attname)
+            ELSE format('max(l.%I) FILTER (WHERE d.flag IS NOT NULL)', a.attname) END
         INTO created FROM (VALUES (1)) one
         LEFT JOIN pg_attribute a ON a.attrelid = of_type.legacy_table AND a.attname = of_type.created_column AND NOT a.attisdropped;
     EXECUTE format(
