@@ -302,16 +302,36 @@ DECLARE
     item jsonb;
     -- As definitions name the table: it may be restored under another name.
     former constant text := format('%I.%I', description ->> 'schema', description ->> 'name');
-    valid boolean;
+    never_valid boolean;
 BEGIN
-    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'constraints') LOOP
-        valid := item ->> 'type' <> 'f' OR item ->> 'definition' LIKE '% NOT VALID';
+    removes_rows := false;
+    FOR item IN SELECT c FROM jsonb_array_elements(description -> 'constraints') c WHERE c ->> 'type' <> 'f' LOOP
+        step := format('constraint %I', item ->> 'name');
+        statement := format('ALTER TABLE %s ADD CONSTRAINT %I %s', of_table, item ->> 'name', item ->> 'definition');
+        RETURN NEXT;
+    END LOOP;
+    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'indexes') LOOP
+        step := format('index %I', item ->> 'name');
+        statement := replace(item ->> 'definition', format(' ON %s ', former), format(' ON %s ', of_table));
+        RETURN NEXT;
+    END LOOP;
+    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'statistics') LOOP
+        step := 'extended statistics';
+        statement := replace(item #>> '{}', format(' FROM %s', former), format(' FROM %s', of_table));
+        RETURN NEXT;
+    END LOOP;
+    step := 'statistics';
+    statement := format('ANALYZE %s', of_table);
+    RETURN NEXT;
+    -- Last: from then on a delete in the referenced table looks for rows here, by an index.
+    FOR item IN SELECT c FROM jsonb_array_elements(description -> 'constraints') c WHERE c ->> 'type' = 'f' LOOP
+        never_valid := item ->> 'definition' LIKE '% NOT VALID';
         step := format('constraint %I', item ->> 'name');
         removes_rows := false;
         statement := format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', of_table, item ->> 'name', item ->> 'definition',
-            CASE WHEN NOT valid THEN ' NOT VALID' END);
+            CASE WHEN NOT never_valid THEN ' NOT VALID' END);
         RETURN NEXT;
-        IF valid THEN
+        IF never_valid THEN
             CONTINUE;
         END IF;
         -- The constraint keeps new violations out; those that are there are rows whose user or entity has gone meanwhile.
@@ -327,20 +347,6 @@ BEGIN
         statement := format('ALTER TABLE %s VALIDATE CONSTRAINT %I', of_table, item ->> 'name');
         RETURN NEXT;
     END LOOP;
-    removes_rows := false;
-    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'indexes') LOOP
-        step := format('index %I', item ->> 'name');
-        statement := replace(item ->> 'definition', format(' ON %s ', former), format(' ON %s ', of_table));
-        RETURN NEXT;
-    END LOOP;
-    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'statistics') LOOP
-        step := 'extended statistics';
-        statement := replace(item #>> '{}', format(' FROM %s', former), format(' FROM %s', of_table));
-        RETURN NEXT;
-    END LOOP;
-    step := 'statistics';
-    statement := format('ANALYZE %s', of_table);
-    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION _restore_steps(jsonb, regclass) IS

@@ -8,7 +8,7 @@ public struct ArchivedType: Sendable {
     public var description: String
     /// Of the last time that the type was archived: what the phase log keeps, as JSON.
     public var lastArchive: String?
-    /// Position of the column among the archived ones.
+    /// Up to it every event was a change of the table.
     public var stopVersion: Int64?
 }
 
@@ -40,8 +40,7 @@ public actor ArchiveSession {
         try session.query("SELECT extversion FROM pg_extension WHERE extname = 'pg_reactions'").text(0, 0)
     }
 
-    /// Nil if there is no such type.
-    public func type(_ name: String) throws(PostgresError) -> ArchivedType? {
+    public func type(_ name: String) throws(PostgresError) -> ArchivedType {
         let result = try session.query(
             """
             SELECT t.phase, c.oid::regclass, c.relname, t.stop_version,
@@ -51,7 +50,9 @@ public actor ArchiveSession {
                     ORDER BY l.phase_log_id DESC LIMIT 1)
             FROM reactions.entity_type t LEFT JOIN pg_class c ON c.oid = t.legacy_table WHERE t.entity_type = $1
             """, [name])
-        guard !result.rows.isEmpty else { return nil }
+        guard !result.rows.isEmpty else {
+            throw PostgresError(disposition: .stop, sqlState: "42704", message: "entity type \(name) does not exist")
+        }
         return ArchivedType(
             phase: try result.required(0, 0), table: result.text(0, 1), tableName: result.text(0, 2),
             description: try result.required(0, 4), lastArchive: result.text(0, 5), stopVersion: result.value(0, 3))
@@ -76,7 +77,8 @@ public actor ArchiveSession {
             """, [table])
         let enabled = try triggers.required(0, 0, as: Int64.self)
         guard enabled > 0, enabled == triggers.value(0, 1) else {
-            return "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
+            return
+                "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
         }
         return nil
     }
@@ -127,6 +129,11 @@ public actor ArchiveSession {
         return result.text(0, 0)
     }
 
+    /// Users whose rows an archive may still have, and a restored table must not.
+    public func forgottenUsers(_ entityType: String) throws(PostgresError) -> Set<Int64> {
+        []
+    }
+
     var session: PostgresConnection {
         get throws(PostgresError) {
             guard let connection, connection.isUsable else {
@@ -137,11 +144,21 @@ public actor ArchiveSession {
     }
 }
 
+extension PostgresSettings {
+    /// For statements over a whole table, which take as long as they take; a dead server is noticed by TCP.
+    public var patient: PostgresSettings {
+        var patient = self
+        patient.timeout = max(timeout, .seconds(7 * 86_400))
+        return patient
+    }
+}
+
 extension PostgresSource {
     /// Values are written as they are read again, whoever set the database up otherwise; a policy that would hide rows is an error.
     static let archiveSettings =
         sessionSettings + """
             ; SET enable_seqscan = on; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 1;
-            SET xmlbinary = base64; SET row_security = off; SET client_min_messages = warning
+            SET xmlbinary = base64; SET row_security = off; SET client_min_messages = warning;
+            SET client_connection_check_interval = '10s'
             """
 }

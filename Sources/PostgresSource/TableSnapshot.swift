@@ -37,7 +37,8 @@ public actor TableSnapshot {
             timeout: settings.timeout, wakeUp: WakeUp())
         _ = try opened.execute(PostgresSource.archiveSettings)
         // The lock first: the snapshot then sees every commit that the lock waited for.
-        _ = try opened.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE \(table) IN ACCESS SHARE MODE")
+        _ = try opened.execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE \(table) IN ACCESS SHARE MODE")
         connection = opened
         let found = try opened.query(
             """
@@ -52,7 +53,8 @@ public actor TableSnapshot {
         blocks = try found.required(0, 6)
         let names = try opened.query("SELECT json_array_elements_text($1::json)", [found.text(0, 5)])
         return Description(
-            identifier: try found.required(0, 0), snapshotTime: try found.required(0, 1), table: try found.required(0, 2),
+            identifier: try found.required(0, 0), snapshotTime: try found.required(0, 1),
+            table: try found.required(0, 2),
             columns: names.rows.compactMap { names.text($0, 0) }, blocks: blocks, rows: try found.required(0, 7))
     }
 

@@ -26,6 +26,13 @@ struct ArchiveDirectory: Sendable {
         return number.count >= 6 && number.allSatisfy { $0.isASCII && $0.isNumber }
     }
 
+    /// As it is kept where another process reads it.
+    var absolutePath: String {
+        guard let resolved = realpath(path, nil) else { return path }
+        defer { free(resolved) }
+        return String(cString: resolved)
+    }
+
     func file(_ name: String) -> String { path + "/" + name }
 
     /// Makes the directory if it is not there, and looks what is in it. What is not an archive's is left alone, and refused.
@@ -82,16 +89,16 @@ struct ArchiveDirectory: Sendable {
         try sync(path)
     }
 
+    func write(_ bytes: [UInt8], to descriptor: Int32, _ name: String) throws(ArchiveProblem) {
+        try bytes.span.bytes.withUnsafeBytes { bytes throws(ArchiveProblem) in try write(bytes, to: descriptor, name) }
+    }
+
     func write(_ bytes: [UInt8], as name: String) throws(ArchiveProblem) {
         let descriptor = try create(name)
         do {
-            let result = Result { () throws(ArchiveProblem) in
-                try bytes.withUnsafeBytes { bytes throws(ArchiveProblem) in try write(bytes, to: descriptor, name) }
-            }
-            try result.get()
+            try write(bytes, to: descriptor, name)
         } catch {
-            close(descriptor)
-            unlink(file(name) + Self.partial)
+            discard(descriptor, name)
             throw error
         }
         try finish(descriptor, name)
@@ -99,10 +106,17 @@ struct ArchiveDirectory: Sendable {
         try sync(path + "/..")
     }
 
+    /// Gives up a file that has not got its name.
+    func discard(_ descriptor: Int32, _ name: String) {
+        close(descriptor)
+        unlink(file(name) + Self.partial)
+    }
+
     func open(_ name: String) throws(ArchiveProblem) -> Int32 {
         let descriptor = Glibc.open(file(name), O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
-            throw errno == ENOENT ? ArchiveProblem("\(path): file \(name) is missing") : problem("\(name) cannot be read")
+            throw errno == ENOENT
+                ? ArchiveProblem("\(path): file \(name) is missing") : problem("\(name) cannot be read")
         }
         return descriptor
     }

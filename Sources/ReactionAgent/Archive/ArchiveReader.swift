@@ -31,13 +31,19 @@ actor ArchiveReader {
         deinit { close(descriptor) }
     }
 
+    private final class Room {
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 16)
+
+        deinit { buffer.deallocate() }
+    }
+
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.archive.reader")
     private let directory: ArchiveDirectory
     private let header: [UInt8]
     private let filter: Filter?
     private let digest = SHA256()
-    private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 16)
+    private let room = Room()
     private var current: OpenFile?
 
     init(directory: ArchiveDirectory, header: String, filter: Filter? = nil) {
@@ -46,15 +52,13 @@ actor ArchiveReader {
         self.filter = filter
     }
 
-    deinit { buffer.deallocate() }
-
     func sha256(_ name: String) throws(ArchiveProblem) -> String {
         let descriptor = try directory.open(name)
         defer { close(descriptor) }
         while true {
-            let count = try directory.read(descriptor, into: buffer, name)
+            let count = try directory.read(descriptor, into: room.buffer, name)
             guard count > 0 else { return try digest.finishHex() }
-            digest.update(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
+            digest.update(UnsafeRawBufferPointer(rebasing: room.buffer[..<count]))
         }
     }
 
@@ -66,7 +70,7 @@ actor ArchiveReader {
     func next() throws(ArchiveProblem) -> Piece? {
         guard let file = current else { return nil }
         do throws(ArchiveProblem) {
-            let count = try directory.read(file.descriptor, into: buffer, file.name)
+            let count = try directory.read(file.descriptor, into: room.buffer, file.name)
             guard count > 0 else {
                 current = nil
                 guard file.gzip.isAtEnd, !file.splitter.isWithinLine, file.isBehindHeader else {
@@ -75,7 +79,8 @@ actor ArchiveReader {
                 return nil
             }
             var piece = Piece()
-            try file.gzip.process(UnsafeRawBufferPointer(rebasing: buffer[..<count])) { bytes throws(ArchiveProblem) in
+            try file.gzip.process(UnsafeRawBufferPointer(rebasing: room.buffer[..<count])) {
+                bytes throws(ArchiveProblem) in
                 try file.splitter.split(bytes) { line throws(ArchiveProblem) in try add(line, of: file, to: &piece) }
             }
             return piece

@@ -43,7 +43,7 @@ actor ArchiveWriter {
     var room: Int64 { maxFileRows - (current?.rows ?? 0) }
 
     func append(_ rows: CopiedRows) throws(ArchiveProblem) {
-        let file = try current ?? begin()
+        let file = if let current { current } else { try begin() }
         try add(rows.bytes, to: file)
         file.rows += rows.count
         if file.rows >= maxFileRows { try end() }
@@ -74,17 +74,14 @@ actor ArchiveWriter {
     }
 
     private func add(_ bytes: [UInt8], to file: OpenFile, isLast: Bool = false) throws(ArchiveProblem) {
-        let result = Result { () throws(ArchiveProblem) in
-            try bytes.withUnsafeBytes { bytes throws(ArchiveProblem) in
+        do throws(ArchiveProblem) {
+            try bytes.span.bytes.withUnsafeBytes { bytes throws(ArchiveProblem) in
                 try file.gzip.process(bytes, isLast: isLast) { piece throws(ArchiveProblem) in
                     file.digest.update(piece)
                     file.bytes += Int64(piece.count)
                     try directory.write(piece, to: file.descriptor, file.name)
                 }
             }
-        }
-        do throws(ArchiveProblem) {
-            try result.get()
         } catch {
             close(file.descriptor)
             current = nil

@@ -15,7 +15,7 @@ final class GzipStream {
     private let stream: UnsafeMutablePointer<z_stream>
     private let direction: Direction
     private let isReady: Bool
-    private var output = [UInt8](repeating: 0, count: room)
+    private let output = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: room)
     /// The end mark has been read: nothing may follow.
     private(set) var isAtEnd = false
 
@@ -28,7 +28,8 @@ final class GzipStream {
             switch direction {
             case .compress:
                 deflateInit2_(
-                    stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, Self.windowBits, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION, size)
+                    stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, Self.windowBits, 8, Z_DEFAULT_STRATEGY, ZLIB_VERSION,
+                    size)
                     == Z_OK
             case .expand: inflateInit2_(stream, Self.windowBits, ZLIB_VERSION, size) == Z_OK
             }
@@ -42,6 +43,7 @@ final class GzipStream {
             }
         }
         stream.deallocate()
+        output.deallocate()
     }
 
     /// Hands over what the bytes make, in pieces that are valid for the call.
@@ -67,29 +69,20 @@ final class GzipStream {
                 throw ArchiveProblem("it is no sound gzip (zlib's error \(status))")
             }
             if written > 0 {
-                let result = Result { () throws(ArchiveProblem) in
-                    try output.withUnsafeBytes { room throws(ArchiveProblem) in
-                        try body(UnsafeRawBufferPointer(rebasing: room[..<written]))
-                    }
-                }
-                try result.get()
+                try body(UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: output[..<written])))
             }
             if written < Self.room, !isAtEnd || stream.pointee.avail_in == 0 { return }
         }
     }
 
     private func step(isLast: Bool) -> (status: Int32, written: Int) {
-        let stream = stream
-        let direction = direction
-        return output.withUnsafeMutableBufferPointer { room in
-            stream.pointee.next_out = room.baseAddress
-            stream.pointee.avail_out = uInt(room.count)
-            let status =
-                switch direction {
-                case .compress: deflate(stream, isLast ? Z_FINISH : Z_NO_FLUSH)
-                case .expand: inflate(stream, Z_NO_FLUSH)
-                }
-            return (status, room.count - Int(stream.pointee.avail_out))
-        }
+        stream.pointee.next_out = output.baseAddress
+        stream.pointee.avail_out = uInt(output.count)
+        let status =
+            switch direction {
+            case .compress: deflate(stream, isLast ? Z_FINISH : Z_NO_FLUSH)
+            case .expand: inflate(stream, Z_NO_FLUSH)
+            }
+        return (status, output.count - Int(stream.pointee.avail_out))
     }
 }

@@ -27,10 +27,7 @@ struct LineSplitter {
                     beginning.append(contentsOf: piece)
                     let whole = beginning
                     beginning.removeAll(keepingCapacity: true)
-                    let result = Result { () throws(ArchiveProblem) in
-                        try whole.withUnsafeBytes { bytes throws(ArchiveProblem) in try line(bytes) }
-                    }
-                    try result.get()
+                    try whole.span.bytes.withUnsafeBytes { bytes throws(ArchiveProblem) in try line(bytes) }
                 }
             }
         }

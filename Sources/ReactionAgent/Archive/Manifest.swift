@@ -47,6 +47,8 @@ struct Manifest: Codable, Equatable, Sendable {
         columns.map { "\"\($0.replacing("\"", with: "\"\""))\"" }.joined(separator: ",")
     }
 
+    var claims: [ArchiveCheck.Claim] { files.map { .init(name: $0.name, rows: $0.rows, sha256: $0.sha256) } }
+
     var stopVersion: Int64? { entityType["stop_version"]?.integer }
     var entityTypeName: String { entityType["entity_type"]?.text ?? "" }
     var schemaName: String { table["schema"]?.text ?? "" }
@@ -65,7 +67,8 @@ struct Manifest: Codable, Equatable, Sendable {
             let format = try JSONDecoder().decode(Format.self, from: Data(bytes)).formatVersion
             guard format <= currentFormat else {
                 throw ArchiveProblem(
-                    "\(fileName) has format \(format), and this agent knows up to \(currentFormat): use a newer reactiond")
+                    "\(fileName) has format \(format), and this agent knows up to \(currentFormat): use a newer reactiond"
+                )
             }
             manifest = try JSONDecoder().decode(Manifest.self, from: Data(bytes))
         } catch let problem as ArchiveProblem {
