@@ -216,7 +216,7 @@ BEGIN
         ORDER BY m.finished_at DESC LIMIT 1;
     condition := 'match';
     required := format('no difference left, within %s', oldest_match);
-    actual := CASE WHEN found.match_run_id IS NULL THEN 'no match yet'
+    actual := CASE WHEN found.match_run_id IS NULL THEN 'never matched'
         ELSE format('%s of %s reactions differ, %s repaired, at %s', found.differences, found.compared, found.repaired, found.finished_at) END;
     ok := found.match_run_id IS NOT NULL AND found.differences = found.repaired
         AND found.finished_at > clock_timestamp() - oldest_match;
