@@ -132,38 +132,26 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _table_description(regclass) IS 'everything that a restore needs to make a table anew, as an archive''s manifest keeps it';
 
-CREATE FUNCTION _archive_obstacles(of_table regclass, disposition text, OUT obstacle text, OUT hint text) RETURNS SETOF record
+CREATE FUNCTION _archive_obstacles(of_type smallint, disposition text, OUT obstacle text, OUT hint text) RETURNS SETOF record
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view ' ELSE 'view ' END || v.oid::regclass::text AS obstacle,
-        'Have it use the functions of pg_reactions, or drop it.' AS hint
-    FROM pg_depend d JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class
-    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = of_table AND v.oid <> of_table
+    SELECT CASE a.condition WHEN 'functions' THEN 'function ' WHEN 'referenced' THEN 'foreign key '
+            ELSE CASE WHEN o.object LIKE 'rule %' THEN '' ELSE 'view ' END END || o.object AS obstacle,
+        CASE a.condition WHEN 'referenced' THEN 'Drop the constraint.'
+            ELSE 'Have it use the functions of pg_reactions, or drop it.' END AS hint
+    FROM reactions._advice(of_type) a, unnest(a.objects) AS o (object)
+    WHERE a.condition IN ('views', 'functions', 'referenced') AND disposition <> 'keep'
     UNION ALL
-    SELECT format('foreign key %I of table %s', o.conname, o.conrelid::regclass), 'Drop the constraint.'
-    FROM pg_constraint o WHERE o.confrelid = of_table AND o.contype = 'f' AND o.conrelid <> of_table
-    UNION ALL
-    SELECT format('publication %I', p.pubname), format('ALTER PUBLICATION %I DROP TABLE %s.', p.pubname, of_table)
-    FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = of_table
-    UNION ALL
-    SELECT format('function %s', p.oid::regprocedure), 'Have it use the functions of pg_reactions, or drop it.'
-    FROM pg_proc p JOIN pg_class c ON c.oid = of_table JOIN pg_language l ON l.oid = p.prolang
-    WHERE p.pronamespace NOT IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('reactions', 'pg_catalog', 'information_schema'))
-        AND (EXISTS (
-                SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND (
-                    d.refclassid = 'pg_class'::regclass AND d.refobjid = of_table
-                    OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (
-                        SELECT t.oid FROM pg_type t WHERE t.typrelid = of_table
-                        UNION ALL SELECT t.typarray FROM pg_type t WHERE t.typrelid = of_table)))
-            -- The name as a word: quotes, a schema or punctuation may stand around it.
-            OR l.lanname NOT IN ('c', 'internal') AND p.prosrc ~* ('(^|[^[:alnum:]_$])' ||
-                regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '($|[^[:alnum:]_$])'))
+    SELECT format('publication %I', p.pubname), format('ALTER PUBLICATION %I DROP TABLE %s.', p.pubname, r.prrelid::regclass)
+    FROM entity_type t JOIN pg_publication_rel r ON r.prrelid = t.legacy_table JOIN pg_publication p ON p.oid = r.prpubid
+    WHERE t.type_id = of_type AND disposition <> 'keep'
     UNION ALL
     SELECT format('policy %I', p.polname), 'Policies are not archived: drop it, or archive with --then rename.'
-    FROM pg_policy p WHERE p.polrelid = of_table AND disposition = 'drop'
+    FROM entity_type t JOIN pg_policy p ON p.polrelid = t.legacy_table WHERE t.type_id = of_type AND disposition = 'drop'
     ORDER BY 1;
 END;
-COMMENT ON FUNCTION _archive_obstacles(regclass, text) IS 'what still depends on a table, or mentions it, and would break if it were gone';
+COMMENT ON FUNCTION _archive_obstacles(smallint, text) IS
+    'what would break if the table of a type were renamed or dropped, and what to do about it';
 
 CREATE FUNCTION _archive_table(entity_type text, disposition text, report jsonb) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -176,13 +164,11 @@ DECLARE
 BEGIN
     SELECT * INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
     PERFORM reactions._fence_out(of_type.legacy_table);
-    IF disposition <> 'keep' THEN
-        SELECT string_agg(o.obstacle, ', ') AS obstacles, min(o.hint) AS hint INTO found
-            FROM reactions._archive_obstacles(of_type.legacy_table, disposition) o;
-        IF found.obstacles IS NOT NULL THEN
-            PERFORM reactions._refuse(format('table %s is still needed by %s', of_type.legacy_table, found.obstacles), found.hint,
-                'dependent_objects_still_exist');
-        END IF;
+    SELECT string_agg(o.obstacle, ', ') AS obstacles, min(o.hint) AS hint INTO found
+        FROM reactions._archive_obstacles(of_type.type_id, disposition) o;
+    IF found.obstacles IS NOT NULL THEN
+        PERFORM reactions._refuse(format('table %s is still needed by %s', of_type.legacy_table, found.obstacles), found.hint,
+            'dependent_objects_still_exist');
     END IF;
     IF disposition = 'drop' THEN
         UPDATE reactions.entity_type t SET legacy_table = NULL WHERE t.type_id = of_type.type_id;
@@ -430,7 +416,7 @@ $$;
 COMMENT ON FUNCTION _restore_properties(jsonb, regclass) IS
     'gives a restored table its sequence values, comments, triggers, privileges and owner; returns what could not be given';
 
-CREATE FUNCTION _attach_restored(entity_type text, of_table regclass, table_name text, report jsonb) RETURNS void
+CREATE FUNCTION _attach_restored(entity_type text, of_table regclass, table_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -441,9 +427,12 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = of_table AND g.tgname LIKE 'reactions\_capture\_%') THEN
         PERFORM reactions._create_capture(of_table);
     END IF;
-    UPDATE reactions.entity_type t SET legacy_table = of_table WHERE t.entity_type = $1;
-    PERFORM reactions._flip($1, 'archived', 'stop_writes', false, report);
+    UPDATE reactions.entity_type t SET legacy_table = of_table WHERE t.entity_type = $1 AND t.phase = 'archived';
+    IF NOT FOUND THEN
+        PERFORM reactions._refuse(format('entity type "%s" is no longer in phase archived', $1),
+            'Somebody else has changed it; reactions.status() tells the phase.', 'serialization_failure');
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION _attach_restored(text, regclass, text, jsonb) IS
-    'has a type use its restored table again: phase archived becomes stop_writes';
+COMMENT ON FUNCTION _attach_restored(text, regclass, text) IS
+    'makes a restored table, frozen, the table of its archived type; prepare_stop_writes and a flip follow';

@@ -36,7 +36,8 @@ public struct MatchQuery: Sendable {
 
     /// The first reactions of some users, all of them or those behind one.
     public func states(of users: ClosedRange<Int64>, after last: State?, limit: Int) -> String {
-        let rest = last.map { " AND (userId > \($0.userID) OR userId = \($0.userID) AND entityId > \($0.entityID))" } ?? ""
+        let rest =
+            last.map { " AND (userId > \($0.userID) OR userId = \($0.userID) AND entityId > \($0.entityID))" } ?? ""
         let from = max(users.lowerBound, last?.userID ?? users.lowerBound)
         guard from <= users.upperBound else { return states(where: "0", limit: limit) }
         return states(where: typeRows.condition(from...users.upperBound) + rest, limit: limit)

@@ -17,6 +17,8 @@ public struct ArchivedType: Sendable {
 /// Its lock (SHARE UPDATE EXCLUSIVE) lets deletes of foreign keys through, and keeps out whoever would disable the triggers that refuse
 /// every other write: so between the snapshot and the end rows can go, and none can come.
 public actor ArchiveSession {
+    private static let captureTriggers = 6
+
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.postgres.archive")
     private let settings: PostgresSettings
@@ -72,23 +74,23 @@ public actor ArchiveSession {
         // Behind the lock: whoever disabled a trigger, or wrote while one was, is through.
         let triggers = try session.query(
             """
-            SELECT count(*) FILTER (WHERE tgenabled = 'A'), count(*) FROM pg_trigger
+            SELECT count(*) FILTER (WHERE tgenabled = 'A') FROM pg_trigger
             WHERE tgrelid = $1::regclass AND tgname LIKE 'reactions\\_capture\\_%' AND NOT tgisinternal
             """, [table])
-        let enabled = try triggers.required(0, 0, as: Int64.self)
-        guard enabled > 0, enabled == triggers.value(0, 1) else {
-            return
-                "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
+        guard triggers.value(0, 0) == Self.captureTriggers else {
+            return "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
         }
         return nil
     }
 
     /// What still depends on the table, and what to do about it.
     public func obstacles(
-        _ table: String, disposition: String
+        _ entityType: String, disposition: String
     ) throws(PostgresError) -> [(obstacle: String, hint: String)] {
         let result = try session.query(
-            "SELECT obstacle, hint FROM reactions._archive_obstacles($1::regclass, $2)", [table, disposition])
+            """
+            SELECT o.obstacle, o.hint FROM reactions.entity_type t, reactions._archive_obstacles(t.type_id, $2) o WHERE t.entity_type = $1
+            """, [entityType, disposition])
         return result.rows.map { (result.text($0, 0) ?? "", result.text($0, 1) ?? "") }
     }
 

@@ -132,7 +132,8 @@ public actor MatchSource {
             SELECT \(run), d.* FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[]) d
             """,
             [
-                list(\.key.userID), list(\.key.entityID), list(\.inTable), list(\.inClickHouse), list(\.reason.rawValue),
+                list(\.key.userID), list(\.key.entityID), list(\.inTable), list(\.inClickHouse),
+                list(\.reason.rawValue),
             ])
     }
 

@@ -72,18 +72,16 @@ public actor RestoreSession {
         try session.copiedRows(limit: .max)
     }
 
-    /// The last step, durable on return: the table gets what else it had, and the type uses it. Returns what it could not get.
-    public func attach(
-        _ entityType: String, _ description: String, _ table: String, report: String
-    ) throws(PostgresError) -> [String] {
+    /// The table, which is loaded, gets what else it had, and becomes the type's. Returns what it could not get.
+    public func attach(_ entityType: String, _ description: String, _ table: String) throws(PostgresError) -> [String] {
         _ = try session.execute("BEGIN")
         do throws(PostgresError) {
             let lacking = try session.query(
                 "SELECT * FROM reactions._restore_properties($1::jsonb, $2::regclass)", [description, table])
             _ = try session.query(
                 """
-                SELECT reactions._attach_restored($1, c.oid::regclass, c.relname, $3::jsonb) FROM pg_class c WHERE c.oid = $2::regclass
-                """, [entityType, table, report])
+                SELECT reactions._attach_restored($1, c.oid::regclass, c.relname) FROM pg_class c WHERE c.oid = $2::regclass
+                """, [entityType, table])
             _ = try session.execute("COMMIT")
             return lacking.rows.compactMap { lacking.text($0, 0) }
         } catch {
@@ -93,11 +91,16 @@ public actor RestoreSession {
     }
 
     /// The same for a table that was never gone: it gets its name back.
-    public func attach(
-        _ entityType: String, kept table: String, name: String, report: String
-    ) throws(PostgresError) {
+    public func attach(_ entityType: String, kept table: String, name: String) throws(PostgresError) {
+        _ = try session.query("SELECT reactions._attach_restored($1, $2::regclass, $3)", [entityType, table, name])
+    }
+
+    /// The last step, durable on return. Triggers come first, in a transaction of their own: what they lock, writers have before the
+    /// fence.
+    public func flip(_ entityType: String, report: String) throws(PostgresError) {
+        _ = try session.query("SELECT reactions.prepare_stop_writes($1)", [entityType])
         _ = try session.query(
-            "SELECT reactions._attach_restored($1, $2::regclass, $3, $4::jsonb)", [entityType, table, name, report])
+            "SELECT reactions._flip($1, 'archived', 'stop_writes', false, $2::jsonb)", [entityType, report])
     }
 
     private var session: PostgresConnection {

@@ -94,7 +94,8 @@ public actor SecondLook {
         var flags: [MatchKey: Int32] = [:]
         _ = try connection.continueCopy { bytes throws(PostgresError) in
             if let row = try decoder.decode(bytes) {
-                flags[MatchKey(userID: row.userID, entityID: row.entityID), default: 0] |= type.kinds[Int(row.kind)].flag
+                flags[MatchKey(userID: row.userID, entityID: row.entityID), default: 0] |=
+                    type.kinds[Int(row.kind)].flag
             }
             return true
         }

@@ -93,7 +93,8 @@ public struct MatchCommand: Sendable {
         }
         if result.inFlight > 0 {
             print(
-                "  \(ProgressMeter.grouped(result.inFlight)) could not be judged: their events were on their way each time")
+                "  \(ProgressMeter.grouped(result.inFlight)) could not be judged: their events were on their way each time"
+            )
         }
         if result.counts[.sums] != nil {
             print("  sums are made to agree by SELECT reactions.restart_backfill('\(type.name)')")
@@ -116,8 +117,10 @@ public struct MatchCommand: Sendable {
         let count = outcome.result.repairable
         guard count <= mostRepairs else {
             throw Problem(
-                description: "\(count) reactions of \(outcome.target.type.name) would be repaired, more than --max-repairs "
-                    + "\(mostRepairs): nothing was. Find out why they differ; restart_backfill makes all of ClickHouse agree")
+                description:
+                    "\(count) reactions of \(outcome.target.type.name) would be repaired, more than --max-repairs "
+                    + "\(mostRepairs): nothing was. Find out why they differ; restart_backfill makes all of ClickHouse agree"
+            )
         }
         guard count > 0 else { return }
         try await match.repair(&outcome)

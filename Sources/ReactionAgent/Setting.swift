@@ -98,7 +98,8 @@ public struct Setting: Sendable {
             help: "Rows that a match reads from a table in one snapshot, about."),
         .init(
             key: "match.patience", form: .duration, standard: "30s",
-            help: "How long a match looks again at a reaction whose events are on their way; then it is counted as in flight."
+            help:
+                "How long a match looks again at a reaction whose events are on their way; then it is counted as in flight."
         ),
         .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",

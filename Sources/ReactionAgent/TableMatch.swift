@@ -81,19 +81,22 @@ public struct TableMatch: Sendable {
         var result = MatchResult()
         let known = try await states.extent().users
         var slices = UserSlices(known: known, of: .min ... .max, rows: settings.sliceRows, states)
+        // Most of what was on its way will have arrived when all slices are compared.
+        var moving: [MatchKey] = []
         while let users = try await slices.nextSlice() {
-            try await compare(users, known: known, table, look, &result, progress)
+            try await compare(users, known: known, table, look, &result, &moving, progress)
         }
+        try await settle(moving, look, &result)
+        try await progress(result)
         return result
     }
 
     private func compare(
         _ users: ClosedRange<Int64>, known: ClosedRange<Int64>?, _ table: TableStates, _ look: Look,
-        _ result: inout MatchResult, _ progress: Progress
+        _ result: inout MatchResult, _ moving: inout [MatchKey], _ progress: Progress
     ) async throws {
         var merge = StateMerge()
         var pieces = StatePieces(known: known, of: users, states)
-        var moving: [MatchKey] = []
         let before = result.compared
         try await table.begin(users, of: target.table, target.type)
         walking: while true {
@@ -119,21 +122,20 @@ public struct TableMatch: Sendable {
             try Task.checkCancellation()
         }
         result.compared = before + merge.compared
-        try await settle(moving, look, &result)
-        try await progress(result)
     }
 
     /// Looks at what is on its way until it has arrived.
     private func settle(_ keys: [MatchKey], _ look: Look, _ result: inout MatchResult) async throws {
         var moving = keys
         let deadline = ContinuousClock.now + settings.patience
-        while !moving.isEmpty, .now < deadline {
-            try await Task.sleep(for: Self.pause)
+        while !moving.isEmpty {
             var left: [MatchKey] = []
             for start in stride(from: 0, to: moving.count, by: Self.page) {
                 left += try await look.again(moving[start..<min(start + Self.page, moving.count)], &result)
             }
             moving = left
+            guard !left.isEmpty, .now < deadline else { break }
+            try await Task.sleep(for: Self.pause)
         }
         result.inFlight += Int64(moving.count)
     }

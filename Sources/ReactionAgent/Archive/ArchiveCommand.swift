@@ -85,8 +85,7 @@ public struct ArchiveCommand: Sendable {
         for publication in try await session.embracingPublications(table) {
             print("note: publication \(publication) publishes all tables, with this one among them")
         }
-        guard disposition != .keep else { return }
-        let obstacles = try await session.obstacles(table, disposition: disposition.rawValue)
+        let obstacles = try await session.obstacles(entityType, disposition: disposition.rawValue)
         guard obstacles.isEmpty else {
             throw ArchiveProblem(
                 "table \(table) is still needed; with --then keep it would stay as it is\n  "

@@ -36,7 +36,8 @@ public struct RestoreCommand: Sendable {
         try await restore.open()
         if let table = type.table {
             let name = tableName ?? manifest.tableName
-            try await restore.attach(entityType, kept: table, name: name, report: try report(manifest, leftOut: 0))
+            try await restore.attach(entityType, kept: table, name: name)
+            try await restore.flip(entityType, report: try report(manifest, leftOut: 0))
             print("\(entityType)  restored: table \(table) was still there, and is \(name) again")
         } else {
             try await load(manifest, session, restore)
@@ -62,8 +63,8 @@ public struct RestoreCommand: Sendable {
         let (loaded, leftOut) = try await load(manifest, into: table, restore, forgotten)
         try await compare(table, with: loaded, check)
         let removed = try await complete(description, table, restore)
-        let lacking = try await restore.attach(
-            entityType, description, table, report: try report(manifest, leftOut: leftOut.rows + removed))
+        let lacking = try await restore.attach(entityType, description, table)
+        try await restore.flip(entityType, report: try report(manifest, leftOut: leftOut.rows + removed))
         for line in lacking { print("note: \(line)") }
         print("\(entityType)  restored: \(loaded.rows - removed) rows in table \(table)")
         if leftOut.rows > 0 { print("\(leftOut.rows) rows of forgotten users are left out") }

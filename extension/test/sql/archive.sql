@@ -94,19 +94,20 @@ SELECT p.* FROM reactions._restore_properties(:'description', 'app.other') p;
 \pset format aligned
 -- What stands in the way of a rename or drop.
 CREATE TABLE legacy (user_id bigint, image_id bigint, kind text, PRIMARY KEY (user_id, image_id, kind));
-SELECT * FROM reactions._archive_obstacles('legacy', 'drop');
+SELECT reactions.attach('legacy', 'Image', 'user_id', 'image_id', 'kind');
+SELECT * FROM reactions._archive_obstacles(1::smallint, 'drop');
 CREATE VIEW legacy_view AS SELECT * FROM legacy;
 CREATE MATERIALIZED VIEW legacy_summary AS SELECT count(*) FROM legacy;
 CREATE TABLE pointing (user_id bigint, image_id bigint, kind text, FOREIGN KEY (user_id, image_id, kind) REFERENCES legacy);
 CREATE PUBLICATION legacy_publication FOR TABLE legacy;
 CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE FUNCTION atomic() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM legacy; END;
-CREATE FUNCTION of_row(legacy) RETURNS bigint LANGUAGE sql RETURN 1;
 CREATE FUNCTION mentions() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM public."legacy"); END';
 CREATE FUNCTION no_mention() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM legacy_2); END';
 CREATE POLICY nobody ON legacy USING (false);
-SELECT * FROM reactions._archive_obstacles('legacy', 'rename');
-SELECT count(*) FROM reactions._archive_obstacles('legacy', 'drop');
+SELECT * FROM reactions._archive_obstacles(1::smallint, 'rename');
+SELECT count(*) FROM reactions._archive_obstacles(1::smallint, 'drop');
+SELECT count(*) FROM reactions._archive_obstacles(1::smallint, 'keep');
 
 \c regression
 DROP DATABASE archive_test;

@@ -36,10 +36,10 @@ SELECT count(*) FROM test.repairs WHERE NOT delta_known;
 UPDATE reactions.match_run SET repaired = differences;
 SELECT ok FROM reactions.readiness('Matched') WHERE condition = 'match';
 INSERT INTO reactions._backfill (type_id, version, seal_version, number, relfilenode, blocks, sealed_at)
-SELECT type_id, 2, 1, 1, 1, 0, clock_timestamp() FROM reactions.entity_type WHERE entity_type = 'Matched';
+SELECT type_id, 2, 1, nextval('reactions._backfill_number'), 1, 0, clock_timestamp() FROM reactions.entity_type WHERE entity_type = 'Matched';
 SELECT actual, ok FROM reactions.readiness('Matched') WHERE condition = 'match';
 
-DELETE FROM reactions._backfill;
+DELETE FROM reactions._backfill WHERE version = 2;
 DELETE FROM reactions.difference;
 DELETE FROM reactions.match_run;
 SELECT reactions.detach('Matched');
