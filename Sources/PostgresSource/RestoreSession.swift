@@ -38,11 +38,11 @@ public actor RestoreSession {
     }
 
     public func load(_ lines: [UInt8]) throws(PostgresError) {
-        try session.continueCopyIn(lines)
+        try copying.continueCopyIn(lines)
     }
 
     public func endLoad() throws(PostgresError) {
-        try session.endCopyIn()
+        try copying.endCopyIn()
     }
 
     public func steps(_ description: String, _ table: String) throws(PostgresError) -> [Step] {
@@ -69,7 +69,7 @@ public actor RestoreSession {
     }
 
     public func nextRemoved() throws(PostgresError) -> (rows: CopiedRows, isLast: Bool) {
-        try session.copiedRows(limit: .max)
+        try copying.copiedRows(limit: .max)
     }
 
     /// The table, which is loaded, gets what else it had, and becomes the type's. Returns what it could not get.
@@ -105,10 +105,19 @@ public actor RestoreSession {
 
     private var session: PostgresConnection {
         get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
+            let session = try copying
+            guard session.isUsable else { throw Self.ended }
+            return session
+        }
+    }
+
+    /// In the middle of a COPY.
+    private var copying: PostgresConnection {
+        get throws(PostgresError) {
+            guard let connection else { throw Self.ended }
             return connection
         }
     }
+
+    private static let ended = PostgresError(disposition: .reconnect, message: "the session has ended")
 }

@@ -65,7 +65,7 @@ public actor TableSnapshot {
 
     /// At most `limit` rows; the last ones have `isLast`.
     public func nextRows(limit: Int64) throws(PostgresError) -> (rows: CopiedRows, isLast: Bool) {
-        try session.copiedRows(limit: limit)
+        try copying.copiedRows(limit: limit)
     }
 
     /// Rows and checksum of a slice of the table; `sum` is an integer of any size.
@@ -89,10 +89,19 @@ public actor TableSnapshot {
 
     private var session: PostgresConnection {
         get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
+            let session = try copying
+            guard session.isUsable else { throw Self.ended }
+            return session
+        }
+    }
+
+    /// In the middle of a COPY.
+    private var copying: PostgresConnection {
+        get throws(PostgresError) {
+            guard let connection else { throw Self.ended }
             return connection
         }
     }
+
+    private static let ended = PostgresError(disposition: .reconnect, message: "the session has ended")
 }
