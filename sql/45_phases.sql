@@ -1,19 +1,5 @@
 -- The migration of an attached table. -------------------------------------------------------------------------------------------
 
--- Written by reactiond match.
-CREATE TABLE match_run (
-    match_run_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    type_id      smallint NOT NULL,
-    scope        text NOT NULL CHECK (scope IN ('full', 'recent')),
-    started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished_at  timestamptz,
-    compared     bigint NOT NULL DEFAULT 0 CHECK (compared >= 0),
-    differences  bigint NOT NULL DEFAULT 0 CHECK (differences >= 0),
-    repaired     bigint NOT NULL DEFAULT 0 CHECK (repaired BETWEEN 0 AND differences)
-);
-COMMENT ON TABLE match_run IS 'comparisons of a table with ClickHouse, reaction by reaction';
-COMMENT ON SEQUENCE match_run_match_run_id_seq IS 'numbers of match_run';
-
 -- What _digest_compared has made of the compared reads of phase dual_read.
 CREATE TABLE compared_reads (
     type_id   smallint NOT NULL,
@@ -225,6 +211,8 @@ BEGIN
 
     SELECT m.* INTO found FROM reactions.match_run m
         WHERE m.type_id = of_type.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL
+            AND m.started_at >= coalesce(
+                (SELECT max(b.sealed_at) FROM reactions._backfill b WHERE b.type_id = of_type.type_id), m.started_at)
         ORDER BY m.finished_at DESC LIMIT 1;
     condition := 'match';
     required := format('no difference left, within %s', oldest_match);
