@@ -78,7 +78,8 @@ public actor ArchiveSession {
             WHERE tgrelid = $1::regclass AND tgname LIKE 'reactions\\_capture\\_%' AND NOT tgisinternal
             """, [table])
         guard triggers.value(0, 0) == Self.captureTriggers else {
-            return "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
+            return
+                "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
         }
         return nil
     }

@@ -119,7 +119,8 @@ import Testing
             let attempt = await site.archive("--then", then)
             #expect(!attempt.hasEndedWell)
             for word in [
-                "view public.likes", "pointing_reaction_fkey", "reactions_publication", "function public.top()", "everything",
+                "view public.likes", "pointing_reaction_fkey", "reactions_publication", "function public.top()",
+                "everything",
             ] {
                 #expect(attempt.output.contains(word), "\(word) in \(attempt.output)")
             }

@@ -77,7 +77,7 @@ import Testing
         #expect(await site.restore().hasEndedWell)
         try site.session.execute(
             """
-            ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; UPDATE "ImageReaction" SET "no,te" = 'other' WHERE id = 1;
+            ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; UPDATE "ImageReaction" SET "no,te" = 'other' WHERE id = 3;
             """)
         let disabled = await site.archive()
         #expect(!disabled.hasEndedWell && disabled.output.contains("capture trigger"), "\(disabled.output)")
@@ -95,7 +95,7 @@ import Testing
         try site.session.execute(
             """
             SET session_replication_role = replica; ALTER TABLE "ImageReaction" DISABLE TRIGGER ALL;
-            DELETE FROM "ImageReaction" WHERE id = 1; ALTER TABLE "ImageReaction" ENABLE TRIGGER ALL;
+            DELETE FROM "ImageReaction" WHERE id = 3; ALTER TABLE "ImageReaction" ENABLE TRIGGER ALL;
             DO $$ DECLARE n name; BEGIN
                 FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
                     EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
