@@ -439,14 +439,12 @@ catalog_type_of_table(Oid table)
 			 errhint("Run reactions.attach again, or reactions.detach to drop the triggers.")));
 }
 
-ReactionType *
-catalog_cached_type(int16 type_id)
+static ReactionType *
+type_of_id(const Catalog *in, int16 type_id)
 {
 	ListCell   *cell;
 
-	if (!is_fresh())
-		return NULL;
-	foreach(cell, catalog->types)
+	foreach(cell, in->types)
 	{
 		ReactionType *type = lfirst(cell);
 
@@ -454,6 +452,18 @@ catalog_cached_type(int16 type_id)
 			return type;
 	}
 	return NULL;
+}
+
+ReactionType *
+catalog_type_of_id(int16 type_id)
+{
+	return type_of_id(current_catalog(), type_id);
+}
+
+ReactionType *
+catalog_cached_type(int16 type_id)
+{
+	return is_fresh() ? type_of_id(catalog, type_id) : NULL;
 }
 
 int32
@@ -518,6 +528,15 @@ void
 catalog_fence(void)
 {
 	LockRelationOid(current_catalog()->relations.entity_type, RowExclusiveLock);
+}
+
+void
+catalog_refuse_other_phase(const ReactionType *type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("entity type \"%s\" changed its phase while this statement waited", type->name),
+			 errhint("Retry the transaction.")));
 }
 
 PG_FUNCTION_INFO_V1(reactions_configuration_changed);
