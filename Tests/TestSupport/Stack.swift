@@ -38,6 +38,13 @@ public struct Stack: Sendable {
         return stack
     }
 
+    /// The same database on another server: its replica, after a failover.
+    public func moved(to postgres: PostgresServer) throws -> Stack {
+        Stack(
+            postgres: postgres, redis: redis, clickHouse: clickHouse, database: database, prefix: prefix,
+            clickHouseDatabase: clickHouseDatabase, directory: try TemporaryDirectory())
+    }
+
     /// Sets `reactions.<name>` for new sessions of the database.
     public func set(_ name: String, _ value: String) throws {
         try postgres.connect().execute("ALTER DATABASE \(database) SET reactions.\(name) = '\(value)'")
