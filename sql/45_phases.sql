@@ -368,12 +368,17 @@ BEGIN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" does not exist', $1), NULL, 'undefined_object');
     END IF;
     to_phase := reactions._phase_beside(from_phase, -1);
-    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) ANY (ARRAY['stop_writes', 'archived']) THEN
+    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) 'archived' THEN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" cannot go back from phase %s', $1, from_phase));
+    END IF;
+    IF from_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
+        CALL reactions._roll_back_by_agent($1);
+        RETURN;
     END IF;
     COMMIT;
     PERFORM reactions._flip($1, from_phase, to_phase, false, NULL);
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE rollback(text) IS 'takes a type back to the phase before; commits';
+COMMENT ON PROCEDURE rollback(text) IS
+    'takes a type back to the phase before; from stop_writes the agent first writes into the table what it has missed; commits';
