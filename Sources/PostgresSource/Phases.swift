@@ -93,14 +93,9 @@ public actor Phases {
         return conditions
     }
 
-    /// Unlike `advance`, from this phase only: a type that somebody else has taken on meanwhile stays where it is. False if it is not ready.
-    public func advance(_ standing: AutoAdvance.Standing) throws(PostgresError) -> Bool {
-        let flipped = try session.query(
-            """
-            SELECT reactions._flip($1, $2, reactions._phase_beside($2, 1), false, r.conditions)
-            FROM (SELECT jsonb_agg(to_jsonb(c)) AS conditions FROM reactions.readiness($1) c HAVING bool_and(c.ok)) r
-            """, [standing.entityType, standing.phase])
-        return !flipped.rows.isEmpty
+    /// From this phase only: a type that somebody else has taken on meanwhile stays where it is.
+    public func advance(_ standing: AutoAdvance.Standing) throws(PostgresError) {
+        _ = try session.query("CALL reactions._advance_from($1, $2, false)", [standing.entityType, standing.phase])
     }
 
     public func advance(_ entityType: String, force: Bool) throws(PostgresError) {

@@ -63,7 +63,7 @@ struct PhaseService: Service {
             metrics.update { $0.unmetConditions[name] = unmet.count }
             do throws(PostgresError) {
                 if unmet.isEmpty {
-                    guard try await phases.advance(standing) else { continue }
+                    try await phases.advance(standing)
                     logger.notice("advanced", metadata: ["entity_type": "\(name)", "from": "\(standing.phase)"])
                 } else if machine.refused(standing, unmet.map(\.condition).joined(separator: " ")) {
                     let reasons = unmet.map { "\($0.condition): required \($0.required), actual \($0.actual)" }

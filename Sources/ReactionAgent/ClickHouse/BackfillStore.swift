@@ -58,10 +58,9 @@ actor BackfillStore {
         try forgettingSession { session throws(SinkError) in try session.numbers(text, count) }
     }
 
-    func rows(_ text: String) throws(SinkError) -> [[String]] {
-        try forgettingSession { session throws(SinkError) in
-            try session.client.rows(text, settings: TypeTruncation.settings(session.abilities))
-        }
+    /// The answer to `TypeRows.histogram`.
+    func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
+        try forgettingSession { session throws(SinkError) in try session.histogram(text) }
     }
 
     /// - Parameter queryID: the server refuses the statement while another one of this id runs.
@@ -97,5 +96,15 @@ extension ClickHouseSession {
         let numbers = (answer.first ?? []).compactMap { Number($0) }
         guard numbers.count == count else { throw .nonsense }
         return numbers
+    }
+
+    /// The answer to `TypeRows.histogram`.
+    func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
+        let rows = try client.rows(text, settings: TypeTruncation.settings(abilities))
+        return Dictionary(
+            rows.compactMap { row in
+                guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
+                return (bucket, count)
+            }, uniquingKeysWith: +)
     }
 }
