@@ -154,7 +154,7 @@ END;
 COMMENT ON FUNCTION _archive_obstacles(smallint, text) IS
     'what would break if the table of a type were renamed or dropped, and what to do about it';
 
-CREATE FUNCTION _archive_table(entity_type text, disposition text, report jsonb) RETURNS text
+CREATE FUNCTION _archive_table(entity_type text, stop_version bigint, disposition text, report jsonb) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -165,6 +165,11 @@ DECLARE
 BEGIN
     SELECT * INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
     PERFORM reactions._fence_out(of_type.legacy_table);
+    -- Behind the fence: a rollback may have made the table the truth, and an advance have frozen it again.
+    IF NOT EXISTS (SELECT FROM reactions.entity_type t WHERE t.type_id = of_type.type_id AND t.stop_version = $2) THEN
+        PERFORM reactions._refuse(format('the table of entity type "%s" has been written since it was archived', $1),
+            'Somebody has rolled the type back meanwhile; archive it again into another directory.', 'serialization_failure');
+    END IF;
     SELECT string_agg(o.obstacle, ', ') AS obstacles, min(o.hint) AS hint INTO found
         FROM reactions._archive_obstacles(of_type.type_id, disposition) o;
     IF found.obstacles IS NOT NULL THEN
@@ -191,7 +196,7 @@ BEGIN
     RETURN new_name;
 END
 $$;
-COMMENT ON FUNCTION _archive_table(text, text, jsonb) IS
+COMMENT ON FUNCTION _archive_table(text, bigint, text, jsonb) IS
     'renames, drops or keeps a frozen table whose archive is written and verified, and takes its type to phase archived';
 
 -- Restoring. --------------------------------------------------------------------------------------------------------------------

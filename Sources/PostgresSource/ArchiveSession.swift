@@ -125,16 +125,27 @@ public actor ArchiveSession {
     }
 
     /// The last step, durable on return: returns the table's new name, nil if it is gone or keeps its own.
-    public func archive(_ entityType: String, disposition: String, report: String) throws(PostgresError) -> String? {
+    ///
+    /// - Parameter stopVersion: of the table that was archived.
+    public func archive(
+        _ entityType: String, stopVersion: Int64, disposition: String, report: String
+    ) throws(PostgresError) -> String? {
         let result = try session.query(
-            "SELECT reactions._archive_table($1, $2, $3::jsonb)", [entityType, disposition, report])
+            "SELECT reactions._archive_table($1, $2::bigint, $3, $4::jsonb)",
+            [entityType, "\(stopVersion)", disposition, report])
         _ = try session.execute("COMMIT")
         return result.text(0, 0)
     }
 
     /// Users whose rows an archive may still have, and a restored table must not.
     public func forgottenUsers(_ entityType: String) throws(PostgresError) -> Set<Int64> {
-        []
+        // Who was forgotten before the table was closed, and is in it, has reacted again.
+        let result = try session.query(
+            """
+            SELECT DISTINCT f.user_id FROM reactions.forgotten_user f
+            JOIN reactions.entity_type t ON t.entity_type = $1 AND f.version > t.stop_version
+            """, [entityType])
+        return Set(result.rows.compactMap { result.value($0, 0) })
     }
 
     var session: PostgresConnection {
