@@ -20,6 +20,7 @@ public final class Metrics: Sendable {
         var lastFinished: Double = 0
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
+        var offeredRemovals: UInt64 = 0
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -74,6 +75,9 @@ public final class Metrics: Sendable {
         text.gauge(
             "reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
         text.counter("reactiond_clickhouse_inserted_events_total", "Events confirmed.", values.insertedEvents)
+        text.counter(
+            "reactiond_redis_removals_total", "Users and entities that are gone, of which Redis was told.",
+            values.offeredRemovals)
         text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
         text.counter(
             "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",

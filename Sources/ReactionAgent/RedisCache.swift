@@ -50,6 +50,26 @@ public actor RedisCache: Cache {
         }
     }
 
+    public func drop(_ users: [Int64], of type: EntityType) throws(CacheError) {
+        try converse { connection throws(CacheError) in
+            for start in stride(from: 0, to: users.count, by: Self.mapsPerQuestion * Self.questionsPerPipeline) {
+                let some = users[start..<min(start + Self.mapsPerQuestion * Self.questionsPerPipeline, users.count)]
+                var commands = CommandBuffer()
+                for first in stride(from: some.startIndex, to: some.endIndex, by: Self.mapsPerQuestion) {
+                    let keys = some[first..<min(first + Self.mapsPerQuestion, some.endIndex)]
+                        .map { self.keys.key(type.userMapKey, id: $0, shardCount: type.shardCount) }
+                    commands.begin("UNLINK", arguments: keys.count)
+                    for key in keys { commands.append(key) }
+                }
+                for reply in try connection.pipeline(commands) {
+                    guard case .integer = reply else {
+                        throw CacheError(message: "unexpected reply to UNLINK: \(reply)")
+                    }
+                }
+            }
+        }
+    }
+
     /// Asks a server over a connection of its own.
     public static func identity(of settings: RedisSettings) async throws(CacheError) -> RedisIdentity {
         try await RedisProbe().identity(of: settings)

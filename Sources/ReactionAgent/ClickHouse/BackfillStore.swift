@@ -60,14 +60,14 @@ actor BackfillStore {
 
     func rows(_ text: String) throws(SinkError) -> [[String]] {
         try forgettingSession { session throws(SinkError) in
-            try session.client.rows(text, settings: TypeTruncation.settings(session.abilities))
+            try session.client.rows(text, settings: Removal.settings(session.abilities))
         }
     }
 
     /// - Parameter queryID: the server refuses the statement while another one of this id runs.
     func run(_ text: String, queryID: String?) throws(SinkError) {
         try forgettingSession { session throws(SinkError) in
-            _ = try session.client.query(text, settings: TypeTruncation.settings(session.abilities), queryID: queryID)
+            _ = try session.client.query(text, settings: Removal.settings(session.abilities), queryID: queryID)
         }
     }
 
@@ -93,7 +93,7 @@ actor BackfillStore {
 extension ClickHouseSession {
     /// The first row of an answer, of so many numbers.
     func numbers<Number: LosslessStringConvertible>(_ text: String, _ count: Int) throws(SinkError) -> [Number] {
-        let answer = try client.rows(text, settings: TypeTruncation.settings(abilities))
+        let answer = try client.rows(text, settings: Removal.settings(abilities))
         let numbers = (answer.first ?? []).compactMap { Number($0) }
         guard numbers.count == count else { throw .nonsense }
         return numbers

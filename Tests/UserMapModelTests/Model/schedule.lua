@@ -67,7 +67,7 @@ local function schedule(seed)
     }
     local agents = {
         { world.mirror, world.mirror, world.progress },
-        { world.mirror, world.look, world.form, world.offer, world.confirm, world.finish_batch },
+        { world.mirror, world.look, world.form, world.offer, world.confirm, world.offer_removals, world.finish_batch },
     }
     for _, action in ipairs(agents[random(2)]) do common[#common + 1] = action end
     local troubles = {
