@@ -71,6 +71,10 @@ bench-mirror: build ## measure the mirror beside COPY piped into clickhouse-clie
 bench-backfill: build ## measure a table's way into ClickHouse beside COPY piped into clickhouse-client
 	@scripts/bench backfill $(BENCH)
 
+.PHONY: demo-migration
+demo-migration: build ## take a live table of 2 million rows through every phase, back once, and into the archive
+	@scripts/bench migration $(BENCH)
+
 .PHONY: lint format
 lint: deps ## check the format of Swift and shell
 	@scripts/test lint

@@ -15,6 +15,11 @@ CREATE TABLE entity_type (
     kind_map          jsonb NOT NULL DEFAULT '{}',
     unknown_kinds     text NOT NULL DEFAULT 'error' CHECK (unknown_kinds IN ('error', 'skip')),
     backfilled        boolean NOT NULL DEFAULT true,
+    -- Drawn by the flip to stop_writes: every event up to it was a change of the table, none after it was.
+    stop_version      bigint,
+    direct_inserts    text NOT NULL DEFAULT 'refuse' CHECK (direct_inserts IN ('refuse', 'redirect')),
+    auto_advance      jsonb NOT NULL DEFAULT '{}',
+    acknowledged      text[] NOT NULL DEFAULT '{}',
     user_map_key      text NOT NULL,
     entity_key        text NOT NULL,
     user_map_shape    text NOT NULL,
@@ -30,7 +35,8 @@ CREATE TABLE entity_type (
     created_at        timestamptz NOT NULL DEFAULT now(),
     UNIQUE (user_map_shape),
     UNIQUE (entity_shape),
-    CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase IN ('native', 'detached')))
+    CHECK (phase IN ('stop_writes', 'archived') OR (legacy_table IS NULL) = (phase IN ('native', 'detached'))),
+    CHECK ((stop_version IS NOT NULL) = (phase IN ('stop_writes', 'archived')))
 );
 
 -- No foreign key: a parallel pg_restore loads an extension's tables in any order.

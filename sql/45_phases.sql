@@ -304,7 +304,10 @@ AS $$
 BEGIN
     PERFORM reactions._fence_out(NULL);
     -- Behind the fence: whoever came first has flipped.
-    UPDATE reactions.entity_type t SET phase = to_phase WHERE t.entity_type = of_type AND t.phase = from_phase;
+    UPDATE reactions.entity_type t SET
+        phase = to_phase,
+        stop_version = CASE WHEN to_phase IN ('stop_writes', 'archived') THEN coalesce(t.stop_version, reactions._draw_version()) END
+    WHERE t.entity_type = of_type AND t.phase = from_phase;
     IF NOT FOUND THEN
         PERFORM reactions._refuse(format('entity type "%s" is no longer in phase %s', of_type, from_phase),
             'Somebody else has changed it; reactions.status() tells the phase.', 'serialization_failure');
@@ -335,8 +338,9 @@ BEGIN
     IF to_phase IS NULL THEN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" has no phase after %s', $1, from_phase));
     END IF;
-    IF to_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
-        PERFORM reactions._refuse('phase stop_writes is not supported yet', NULL, 'feature_not_supported');
+    IF to_phase OPERATOR(pg_catalog.=) 'archived' THEN
+        PERFORM reactions._refuse(pg_catalog.format('entity type "%s" is archived by reactiond archive', $1),
+            'It writes the table to files, reads them back, and then takes the type to phase archived.');
     END IF;
     IF missing IS NOT NULL AND NOT coalesce(force, false) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -364,7 +368,7 @@ BEGIN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" does not exist', $1), NULL, 'undefined_object');
     END IF;
     to_phase := reactions._phase_beside(from_phase, -1);
-    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) 'archived' THEN
+    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) ANY (ARRAY['stop_writes', 'archived']) THEN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" cannot go back from phase %s', $1, from_phase));
     END IF;
     COMMIT;

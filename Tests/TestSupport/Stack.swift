@@ -97,6 +97,9 @@ public struct Stack: Sendable {
         try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
+    /// A path of the test's own.
+    public func path(_ name: String) -> String { directory.file(name) }
+
     public func startAgent(_ arguments: [String] = []) throws -> ServerProcess {
         try ServerProcess(
             [Self.reactiondPath, "run", "--config", configurationFile()] + arguments,

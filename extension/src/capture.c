@@ -10,7 +10,7 @@
  * were written since it began asks the table for the keys concerned. Upserts and MERGE fire the triggers of several commands; the same
  * rule covers them.
  */
-#include "compat.h"
+#include "capture.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -21,7 +21,6 @@
 #include "common/hashfn.h"
 #include "legacy.h"
 #include "miscadmin.h"
-#include "module.h"
 #include "outbox.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -29,6 +28,37 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+
+/* ---- statements that are not captured ------------------------------------------------------------------------------------- */
+
+/* The depth of the triggers that such a statement fires; those within its triggers are deeper. */
+static int	depth_off = -1;
+
+static int
+trigger_depth(void)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+
+	return DatumGetInt32(pg_trigger_depth(fcinfo));
+}
+
+void
+capture_off(void)
+{
+	depth_off = trigger_depth() + 1;
+}
+
+void
+capture_on(void)
+{
+	depth_off = -1;
+}
+
+static bool
+is_off(void)
+{
+	return depth_off >= 0 && trigger_depth() == depth_off;
+}
 
 /* ---- statements within statements ---------------------------------------------------------------------------------------- */
 
@@ -370,6 +400,8 @@ reactions_capture_begin(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo, "_capture_begin");
 
+	if (is_off())
+		return PointerGetDatum(NULL);
 	catalog_fence();
 	if (!TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		statement_began();
@@ -383,12 +415,17 @@ Datum
 reactions_capture_end(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo, "_capture_end");
-	bool		nested = statement_ended();
-	MemoryContext local = AllocSetContextCreate(CurrentMemoryContext, "pg_reactions capture", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext before = MemoryContextSwitchTo(local);
+	MemoryContext local;
+	MemoryContext before;
 	TupleDesc	descriptor = RelationGetDescr(data->tg_relation);
 	Fold		fold = {0};
+	bool		nested;
 
+	if (is_off())
+		return PointerGetDatum(NULL);
+	nested = statement_ended();
+	local = AllocSetContextCreate(CurrentMemoryContext, "pg_reactions capture", ALLOCSET_DEFAULT_SIZES);
+	before = MemoryContextSwitchTo(local);
 	fold.type = catalog_type_of_table(RelationGetRelid(data->tg_relation));
 	fold.columns = captured_columns(fold.type, data->tg_relation);
 	fold.entries = fold_create(local, 64, NULL);

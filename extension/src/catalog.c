@@ -48,6 +48,10 @@ enum
 	ATTR_KIND_MAP,
 	ATTR_UNKNOWN_KINDS,
 	ATTR_BACKFILLED,
+	ATTR_STOP_VERSION,
+	ATTR_DIRECT_INSERTS,
+	ATTR_AUTO_ADVANCE,
+	ATTR_ACKNOWLEDGED,
 	ATTR_USER_MAP_KEY,
 	ATTR_ENTITY_KEY,
 	ATTR_USER_MAP_SHAPE,
@@ -237,6 +241,7 @@ read_type(TupleTableSlot *slot, MemoryContext context)
 	type->kind_map = jsonb_text_at(slot, ATTR_KIND_MAP);
 	type->skip_unknown = strcmp(text_at(slot, ATTR_UNKNOWN_KINDS), "skip") == 0;
 	type->backfilled = DatumGetBool(value_at(slot, ATTR_BACKFILLED));
+	type->redirects_inserts = strcmp(text_at(slot, ATTR_DIRECT_INSERTS), "redirect") == 0;
 
 	type->boundary.serial = ++types_read;
 	type->boundary.name = type->name;

@@ -44,6 +44,7 @@ typedef struct ReactionType
 	char	   *kind_map;		/* jsonb, as text */
 	bool		skip_unknown;
 	bool		backfilled;		/* an UPDATE that changes nothing needs no event */
+	bool		redirects_inserts;	/* INSERTs into a frozen table become react */
 	int32		all_flags;		/* of every kind */
 	rx_type		boundary;		/* the same for the Swift half; system identifier and timeline are set per use */
 

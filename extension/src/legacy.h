@@ -16,6 +16,9 @@ typedef struct UserFlags
 /* Whether the phase reads the attached table as the truth. */
 extern bool legacy_is_truth(const ReactionType *type);
 
+/* Whether the phase has frozen the attached table, if there still is one. */
+extern bool legacy_is_frozen(const ReactionType *type);
+
 /* Whether the phase writes to the attached table. */
 extern bool legacy_is_written(const ReactionType *type);
 

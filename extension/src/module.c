@@ -1,7 +1,7 @@
 /*
  * Loading. Preloading is optional: it saves the loading of the library per connection and makes the counters shared.
  */
-#include "module.h"
+#include "capture.h"
 
 #include "CReactionsBoundary.h"
 #include "catalog.h"

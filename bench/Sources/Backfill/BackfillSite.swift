@@ -17,6 +17,7 @@ struct BackfillSite {
     let clickHouse: ClickHouseServer
     let session: PostgresConnection
     let rows: Int
+    let users: Int
     let pipeDatabase = uniqueName("pipe")
 
     static let tables = ["reactionsByEntity", "reactionDeltas", "entityMetricEvents"]
@@ -26,26 +27,42 @@ struct BackfillSite {
     static func make(postgres: PostgresServer, rows: Int) async throws -> BackfillSite {
         let clickHouse = try await ClickHouseServer.start()
         let stack = try await Stack.make(postgres: postgres, clickHouse: clickHouse)
+        let session = try stack.connect()
+        try makeTable(session, rows: rows)
         let site = BackfillSite(
-            stack: stack, postgres: postgres, clickHouse: clickHouse, session: try stack.connect(), rows: rows)
+            stack: stack, postgres: postgres, clickHouse: clickHouse, session: session,
+            rows: Int(try session.value(#"SELECT count(*) FROM "ImageReaction""#) ?? "") ?? 0,
+            users: users(of: rows))
         try await stack.reactiond("init-clickhouse", "--set", "clickhouse.database=\(site.pipeDatabase)")
-        try site.session.execute(
+        try site.session.execute("CHECKPOINT")
+        return site
+    }
+
+    /// Prisma's table with its four indexes, attached. Who reacted to what is random: neither side gains by a pattern.
+    static func makeTable(_ session: PostgresConnection, rows: Int) throws {
+        try session.execute(
             """
             CREATE TYPE "ReviewReactions" AS ENUM ('Like', 'Dislike', 'Laugh', 'Cry', 'Heart');
             CREATE TABLE "ImageReaction" (
                 id serial, "imageId" integer NOT NULL, "userId" integer NOT NULL,
                 reaction "ReviewReactions" NOT NULL, "createdAt" timestamp(3) NOT NULL DEFAULT current_timestamp);
             INSERT INTO "ImageReaction" ("userId", "imageId", reaction, "createdAt")
-            SELECT 1 + g * 7919::bigint % \(max(rows / 100, 1)), 1 + g * 104729::bigint % 1000003, \
-            \(kinds)[g % 4 + 1]::"ReviewReactions", '2020-01-01'::timestamp + g * interval '1 second' FROM generate_series(1, \(rows)) g;
+            SELECT user_id, image_id, kind::"ReviewReactions", '2020-01-01'::timestamp + min(g) * interval '1 second'
+            FROM (SELECT g, 1 + g * 7919::bigint % \(users(of: rows)) AS user_id,
+                    1 + (hashint8extended(g, 1) & 2147483647) % 1000003 AS image_id, \(kinds)[g % 4 + 1] AS kind
+                FROM generate_series(1, \(rows)) g) r
+            GROUP BY user_id, image_id, kind ORDER BY min(g);
+            ALTER TABLE "ImageReaction" ADD PRIMARY KEY (id);
             CREATE UNIQUE INDEX ON "ImageReaction" ("imageId", "userId", reaction);
+            CREATE INDEX ON "ImageReaction" ("imageId");
             CREATE INDEX ON "ImageReaction" ("userId");
             SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt', unknown_kinds => 'skip')
             """)
-        try site.session.execute("VACUUM ANALYZE \"ImageReaction\"")
-        try site.session.execute("CHECKPOINT")
-        return site
+        try session.execute("VACUUM ANALYZE \"ImageReaction\"")
     }
+
+    /// A hundred reactions each.
+    static func users(of rows: Int) -> Int { max(rows / 100, 4) }
 
     /// Starts the agent on empty tables, waits until it has sealed the backfill, and checks what ClickHouse then holds.
     func backfill() async throws -> BackfillRun {

@@ -34,7 +34,6 @@ UPDATE reactions.entity_type SET backfilled = true WHERE entity_type = 'Moving';
 CALL reactions.advance('Moving', force => true);
 SELECT phase FROM reactions.status() WHERE entity_type = 'Moving';
 CALL reactions.advance('Moving', true);
-CALL reactions.advance('Moving', true);
 SELECT from_phase, to_phase, forced, (SELECT string_agg(r ->> 'condition', ' ') FROM jsonb_array_elements(readiness) r WHERE NOT (r ->> 'ok')::boolean)
 FROM reactions.phase_log WHERE entity_type = 'Moving' ORDER BY phase_log_id;
 

@@ -38,7 +38,7 @@ DROP ROLE regress_user;
 
 -- The file of secrets must be readable by the server alone, and what is in it is shown to nobody.
 SELECT reactions.add_entity_type('Secret');
-UPDATE reactions.entity_type SET phase = 'archived' WHERE entity_type = 'Secret';
+UPDATE reactions.entity_type SET phase = 'archived', stop_version = 0 WHERE entity_type = 'Secret';
 COPY (SELECT 'redis_password=hush') TO PROGRAM 'umask 022 && rm -f reactions_secrets && cat > reactions_secrets';
 SET reactions.secrets_file = 'reactions_secrets';
 SELECT reactions.flags(1, 1, 'Secret');
