@@ -21,6 +21,7 @@ public final class Metrics: Sendable {
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
         var offeredRemovals: UInt64 = 0
+        var pendingErasures = 0
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -83,6 +84,9 @@ public final class Metrics: Sendable {
             "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
+        text.gauge(
+            "reactiond_erasure_pending_users", "Users who are forgotten and not erased yet.",
+            Double(values.pendingErasures))
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
         return text.text
     }

@@ -14,7 +14,9 @@ struct Reactiond: AsyncParsableCommand {
             defaults, in this order. Exit codes: 0 done, 1 failed, 64 usage, 69 a server cannot be reached, \
             78 configuration.
             """,
-        subcommands: [Run.self, InitClickHouse.self, Backfill.self, Status.self, DoctorCommand.self, Version.self])
+        subcommands: [
+            Run.self, InitClickHouse.self, Backfill.self, Forget.self, Status.self, DoctorCommand.self, Version.self,
+        ])
 
     static func main() async {
         do {

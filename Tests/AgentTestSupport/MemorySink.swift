@@ -174,11 +174,13 @@ public final class MemoryCache: Cache {
         if isFailing { throw CacheError(message: "away") }
     }
 
-    public func drop(_ users: [Int64], of type: EntityType) async throws(CacheError) {
+    @discardableResult
+    public func drop(_ users: [Int64], of type: EntityType) async throws(CacheError) -> Int {
         let isFailing = state.withLock { state in
             if !state.isFailing { state.dropped += users }
             return state.isFailing
         }
         if isFailing { throw CacheError(message: "away") }
+        return users.count
     }
 }

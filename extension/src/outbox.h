@@ -8,6 +8,8 @@
 
 #define SCOPE_REACTION 'r'
 #define SCOPE_TYPE 't'
+#define SCOPE_USER 'u'
+#define SCOPE_ENTITY 'e'
 
 typedef struct OutboxEvent
 {

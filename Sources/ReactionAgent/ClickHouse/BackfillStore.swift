@@ -3,7 +3,7 @@ import Pipeline
 import PostgresSource
 import ReactionModel
 
-/// A conversation with ClickHouse about backfills. libcurl blocks, so the actor has a thread of its own.
+/// A conversation with ClickHouse beside the mirror's: about backfills, and about erasures. libcurl blocks, so the actor has a thread of its own.
 ///
 /// A range of a table is one insert, and so one block of one partition, which is taken whole or not at all. Two attempts may bring
 /// different rows, since the table changes in between, and either's are right: what is there of a range is left as it is.

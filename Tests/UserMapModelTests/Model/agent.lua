@@ -75,7 +75,12 @@ function add_agent(world)
     local function mark_removed(batch)
         done.removed = done.removed + 1
         local _, removals = divide(batch.events)
-        mark_offered(removals)
+        local told = {}
+        for _, event in ipairs(removals) do
+            -- Of an entity of which ClickHouse had nothing Redis is told by the events that had taken it away.
+            if #event.removed > 1 or event.has_rows then told[#told + 1] = event end
+        end
+        mark_offered(told)
     end
 
     -- Offers a batch to Redis; sometimes dies before it has noted that, sometimes another copy is under way.

@@ -35,6 +35,7 @@ function add_postgres(world)
     local random, chance = world.random, world.chance
     local is_async = chance(3)
     world.is_archived = chance(2)  -- the truth is ClickHouse under the outbox, else the table
+    world.is_removing = world.is_archived and chance(2)
     local next_xid, last_completed = 100, 99
     local running = {}  -- transactions, in no order
     local locks = {}    -- slot → the transaction that has changed it: version order is commit order per slot
@@ -101,7 +102,7 @@ function add_postgres(world)
         if not transaction or count < 3 and chance(2) then transaction = world.begin() end
         local kind, shape = random(2), random(6)
         local event = { entity = random(2), set = kind, clear = 0 }
-        if world.is_archived and chance(5) then
+        if world.is_removing and chance(3) then
             event = { removed = chance(3) and ENTITIES or { event.entity }, set = 0, clear = 3 }
             shape = 0
         end
