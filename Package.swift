@@ -109,7 +109,8 @@ let package = Package(
             name: "AgentTestSupport",
             dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
-        .testTarget(name: "PipelineTests", dependencies: ["Pipeline", "ReactionModel"], swiftSettings: agent),
+        .testTarget(
+            name: "PipelineTests", dependencies: ["ClickHouseStore", "Pipeline", "ReactionModel"], swiftSettings: agent),
         .testTarget(
             name: "PostgresSourceTests",
             dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],

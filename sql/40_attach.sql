@@ -395,6 +395,7 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, found.legacy_table);
     END LOOP;
+    PERFORM reactions._drop_frozen_triggers(found.type_id);
     -- The type stays known: its last events are on their way.
     UPDATE reactions.entity_type t SET phase = 'detached', legacy_table = NULL, epoch = t.epoch + 1
     WHERE t.type_id = found.type_id;

@@ -1,19 +1,5 @@
 -- The migration of an attached table. -------------------------------------------------------------------------------------------
 
--- Written by reactiond match.
-CREATE TABLE match_run (
-    match_run_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    type_id      smallint NOT NULL,
-    scope        text NOT NULL CHECK (scope IN ('full', 'recent')),
-    started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    finished_at  timestamptz,
-    compared     bigint NOT NULL DEFAULT 0 CHECK (compared >= 0),
-    differences  bigint NOT NULL DEFAULT 0 CHECK (differences >= 0),
-    repaired     bigint NOT NULL DEFAULT 0 CHECK (repaired BETWEEN 0 AND differences)
-);
-COMMENT ON TABLE match_run IS 'comparisons of a table with ClickHouse, reaction by reaction';
-COMMENT ON SEQUENCE match_run_match_run_id_seq IS 'numbers of match_run';
-
 -- What _digest_compared has made of the compared reads of phase dual_read.
 CREATE TABLE compared_reads (
     type_id   smallint NOT NULL,
@@ -225,6 +211,8 @@ BEGIN
 
     SELECT m.* INTO found FROM reactions.match_run m
         WHERE m.type_id = of_type.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL
+            AND m.started_at >= coalesce(
+                (SELECT max(b.sealed_at) FROM reactions._backfill b WHERE b.type_id = of_type.type_id), m.started_at)
         ORDER BY m.finished_at DESC LIMIT 1;
     condition := 'match';
     required := format('no difference left, within %s', oldest_match);
@@ -248,17 +236,18 @@ BEGIN
     ok := coalesce(clock_timestamp() - mirror.oldest_event_above_floor < longest_lag, true);
     RETURN NEXT;
 
-    SELECT count(*) AS parked INTO found FROM reactions.parked_event p
-        WHERE p.type_id = of_type.type_id AND p.redriven_at IS NULL;
+    SELECT count(*) AS parked INTO found FROM reactions.parked_events p
+        WHERE p.entity_type = of_type.entity_type AND p.redriven_at IS NULL;
     condition := 'parked_events';
     required := '0';
     actual := found.parked;
     ok := found.parked = 0;
     RETURN NEXT;
 
-    IF of_type.phase <> 'dual_read' THEN
+    IF of_type.phase NOT IN ('dual_read', 'switch_reads') THEN
         RETURN;
     END IF;
+    -- Reads are compared in dual_read alone: in switch_reads they are judged as they were when it was left.
     SELECT max(l.changed_at) INTO began FROM reactions.phase_log l WHERE l.entity_type = $1 AND l.to_phase = 'dual_read';
     SELECT coalesce(sum(c.reads), 0) AS reads, coalesce(sum(c.failed), 0) AS failed, coalesce(sum(c.slow), 0) AS slow,
             coalesce(sum(c.ids), 0) AS ids, coalesce(sum(c.hits), 0) AS hits INTO found
@@ -294,6 +283,18 @@ BEGIN
     actual := format('%s unexplained, %s to be looked at again', found.unexplained, found.unchecked);
     ok := found.unexplained = 0 AND found.unchecked = 0;
     RETURN NEXT;
+
+    IF of_type.phase <> 'switch_reads' THEN
+        RETURN;
+    END IF;
+    FOR found IN SELECT a.condition, a.objects FROM reactions._advice(of_type.type_id) a LOOP
+        condition := found.condition;
+        required := 'none, or acknowledged';
+        actual := CASE WHEN found.objects = '{}' THEN 'none' ELSE array_to_string(found.objects, ', ') END
+            || CASE WHEN found.objects <> '{}' AND found.condition = ANY (of_type.acknowledged) THEN ' (acknowledged)' ELSE '' END;
+        ok := found.objects = '{}' OR found.condition = ANY (of_type.acknowledged);
+        RETURN NEXT;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION readiness(text) IS 'whether a type is ready for its next phase: one row for each condition';
@@ -303,6 +304,9 @@ CREATE FUNCTION _flip(of_type text, from_phase text, to_phase text, forced boole
 AS $$
 BEGIN
     PERFORM reactions._fence_out(NULL);
+    IF to_phase = 'stop_writes' THEN
+        PERFORM reactions._refuse_to_freeze(of_type);
+    END IF;
     -- Behind the fence: whoever came first has flipped.
     UPDATE reactions.entity_type t SET
         phase = to_phase,
@@ -328,13 +332,17 @@ DECLARE
     to_phase text;
     conditions pg_catalog.jsonb;
     missing text;
+    advisory text;
 BEGIN
     SELECT t.phase INTO from_phase FROM reactions.entity_type t WHERE t.entity_type OPERATOR(pg_catalog.=) $1;
     to_phase := reactions._phase_beside(from_phase, 1);
     SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(r)),
             pg_catalog.string_agg(pg_catalog.format('%s: required %s, actual %s.', r.condition, r.required, r.actual), E'\n')
-                FILTER (WHERE NOT r.ok)
-        INTO conditions, missing FROM reactions.readiness($1) r;
+                FILTER (WHERE NOT r.ok),
+            pg_catalog.string_agg(r.condition, ',')
+                FILTER (WHERE r.condition OPERATOR(pg_catalog.=) ANY (reactions._advisory_conditions())
+                    AND r.actual OPERATOR(pg_catalog.<>) 'none')
+        INTO conditions, missing, advisory FROM reactions.readiness($1) r;
     IF to_phase IS NULL THEN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" has no phase after %s', $1, from_phase));
     END IF;
@@ -346,10 +354,18 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = pg_catalog.format('entity type "%s" is not ready for phase %s', $1, to_phase),
             DETAIL = missing,
-            HINT = pg_catalog.format('reactions.readiness(%L) shows all conditions. CALL reactions.advance(%L, force => true) does without, and is logged.', $1, $1);
+            HINT = pg_catalog.concat(
+                pg_catalog.format('reactions.readiness(%L) shows all conditions. ', $1),
+                CASE WHEN advisory IS NOT NULL THEN pg_catalog.format(
+                    'SELECT reactions.configure(%L, acknowledged => ''{%s}'') accepts those that are advisory. ', $1, advisory) END,
+                pg_catalog.format('CALL reactions.advance(%L, force => true) does without, and is logged.', $1));
     END IF;
     -- The conditions took time: the flip is a transaction of its own, which holds the fence for two statements.
     COMMIT;
+    IF to_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
+        PERFORM reactions.prepare_stop_writes($1);
+        COMMIT;
+    END IF;
     PERFORM reactions._flip($1, from_phase, to_phase, missing IS NOT NULL, conditions);
     COMMIT;
 END

@@ -33,8 +33,8 @@ COMMENT ON FUNCTION _check_auto_advance(jsonb) IS 'refuses what is no policy of 
 
 CREATE FUNCTION _advisory_conditions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN ARRAY['triggers', 'views', 'foreign_keys', 'references', 'publications', 'functions', 'statements'];
-COMMENT ON FUNCTION _advisory_conditions() IS 'conditions of readiness that the owner of the table may acknowledge';
+RETURN ARRAY['triggers', 'views', 'foreign_keys', 'referenced', 'publications', 'functions', 'statements'];
+COMMENT ON FUNCTION _advisory_conditions() IS 'conditions of readiness that configure can acknowledge';
 
 CREATE FUNCTION configure(
     entity_type text, direct_inserts text DEFAULT NULL, auto_advance jsonb DEFAULT NULL, acknowledged text[] DEFAULT NULL
@@ -75,3 +75,272 @@ CREATE FUNCTION _write_back(
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reactions_write_back';
 COMMENT ON FUNCTION _write_back(text, bigint[], bigint[], integer[], integer[], timestamptz[]) IS
     'clears and sets kinds in the frozen table, in the order of the arrays and without events; returns what the table refuses';
+
+-- Triggers. ---------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION _redirect() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'reactions_redirect';
+COMMENT ON FUNCTION _redirect() IS 'trigger of an attached table: a row that is inserted while the table is frozen goes the way of react';
+
+CREATE FUNCTION _gone() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'reactions_gone';
+COMMENT ON FUNCTION _gone() IS
+    'trigger of a table of users or entities: while the reactions'' table is frozen, tells that everything of the deleted rows is gone';
+
+CREATE FUNCTION _refuse_gone() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'reactions_refuse_gone';
+COMMENT ON FUNCTION _refuse_gone() IS
+    'trigger of a table of users or entities: refuses TRUNCATE and new keys while the reactions'' table is frozen';
+
+CREATE FUNCTION _references(
+    of_type smallint, OUT name name, OUT of_table regclass, OUT scope "char", OUT column_name name, OUT is_integer boolean,
+    OUT problem text
+) RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT c.conname, c.confrelid::regclass, s.scope, f.attname, coalesce(i.is_integer, false),
+        CASE WHEN c.confdeltype IN ('a', 'r') THEN 'it is not ON DELETE CASCADE, and the frozen rows would hold what they reference for ever'
+            WHEN s.scope IS NULL AND c.confdeltype = 'c' THEN 'it deletes rows by other columns than the user or the entity alone, which newer reactions do not have'
+            WHEN s.scope IS NULL THEN NULL
+            WHEN c.confdeltype <> 'c' THEN 'it changes the user or the entity of a row instead of deleting it'
+            WHEN NOT i.is_integer THEN 'it references a column that is no integer'
+            WHEN r.relkind <> 'r' THEN 'it references a partitioned table, and deletions from a partition itself are not seen'
+        END
+    FROM entity_type t
+    JOIN pg_constraint c ON c.conrelid = t.legacy_table AND c.contype = 'f' AND c.conparentid = 0
+    JOIN pg_class r ON r.oid = c.confrelid
+    LEFT JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1] AND cardinality(c.conkey) = 1
+    LEFT JOIN LATERAL (
+        SELECT CASE a.attname WHEN t.user_column THEN 'u' WHEN t.entity_column THEN 'e' END::"char") s (scope) ON true
+    LEFT JOIN pg_attribute f ON s.scope IS NOT NULL AND f.attrelid = c.confrelid AND f.attnum = c.confkey[1]
+    LEFT JOIN LATERAL (SELECT f.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)) i (is_integer) ON true
+    WHERE t.type_id = of_type
+    ORDER BY c.conname;
+END;
+COMMENT ON FUNCTION _references(smallint) IS
+    'foreign keys of a type''s table: the users (u) or entities (e) that each references, and why a trigger there does not do all of its work';
+
+CREATE FUNCTION _frozen_triggers(of_type smallint, OUT of_table regclass, OUT name text, OUT definition text, OUT arguments text[])
+    RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    -- The last of all BEFORE triggers: the row is then as it would have been stored.
+    SELECT t.legacy_table, 'zz_reactions_redirect',
+        format('BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION reactions._redirect()', t.legacy_table), '{}'::text[]
+    FROM entity_type t WHERE t.type_id = of_type AND t.legacy_table IS NOT NULL
+    UNION ALL
+    SELECT r.of_table, format('reactions_gone_%s_%s_%s', of_type, r.scope, w.what),
+        format(w.definition, r.of_table, r.column_name, format('%L, %L, %L', of_type, r.scope, r.column_name)),
+        ARRAY[of_type::text, r.scope::text, r.column_name::text]
+    FROM (SELECT DISTINCT r.of_table, r.scope, r.column_name FROM reactions._references(of_type) r WHERE r.is_integer) r,
+        (VALUES
+            ('delete', 'AFTER DELETE ON %1$s REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactions._gone(%3$s)'),
+            ('update', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.%2$I IS DISTINCT FROM NEW.%2$I) EXECUTE FUNCTION reactions._refuse_gone(%3$s)'),
+            ('truncate', 'BEFORE TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION reactions._refuse_gone(%3$s)')
+        ) w (what, definition);
+END;
+COMMENT ON FUNCTION _frozen_triggers(smallint) IS 'the triggers that a type needs in phase stop_writes, beside those of capture';
+
+CREATE FUNCTION _missing_triggers(of_type smallint, OUT of_table regclass, OUT name text, OUT definition text) RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT t.of_table, t.name, t.definition
+    FROM reactions._frozen_triggers(of_type) t
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger g
+        WHERE g.tgrelid = t.of_table AND g.tgname = t.name AND g.tgenabled = 'A'
+            AND g.tgargs = coalesce((SELECT string_agg(convert_to(a, getdatabaseencoding()) || '\x00', '' ORDER BY n)
+                                     FROM unnest(t.arguments) WITH ORDINALITY AS u (a, n)), ''))
+    ORDER BY t.of_table, t.name;
+END;
+COMMENT ON FUNCTION _missing_triggers(smallint) IS 'those of _frozen_triggers that do not exist, or not so, or are not enabled';
+
+CREATE FUNCTION _lock_shortly(tables regclass[], mode text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    pause double precision := 0.01;
+    of_table regclass;
+BEGIN
+    -- Whoever queues for a lock keeps every writer waiting behind it: so it is tried shortly, and again.
+    FOR attempt IN 1..100 LOOP
+        BEGIN
+            FOREACH of_table IN ARRAY tables LOOP
+                EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', of_table, mode);
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(pause);
+            pause := least(pause * 1.5, 0.2);
+        END;
+    END LOOP;
+    PERFORM reactions._refuse(format('writers of table %s did not leave a gap', of_table),
+        'Nothing was changed. Look for long transactions and prepared ones, and try again.', 'lock_not_available');
+END
+$$;
+COMMENT ON FUNCTION _lock_shortly(regclass[], text) IS 'locks all of the tables without keeping others waiting';
+
+CREATE FUNCTION prepare_stop_writes(entity_type text) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    of_type record;
+    missing record;
+BEGIN
+    SELECT t.type_id, t.legacy_table INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
+    IF of_type.legacy_table IS NULL THEN
+        PERFORM reactions._refuse(format('entity type "%s" is not attached to a table', $1), NULL, 'undefined_object');
+    END IF;
+    IF NOT EXISTS (SELECT FROM reactions._missing_triggers(of_type.type_id)) THEN
+        RETURN;
+    END IF;
+    PERFORM reactions._lock_shortly(
+        ARRAY(SELECT DISTINCT m.of_table FROM reactions._missing_triggers(of_type.type_id) m ORDER BY 1), 'SHARE ROW EXCLUSIVE');
+    FOR missing IN SELECT * FROM reactions._missing_triggers(of_type.type_id) LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I %s', missing.name, missing.definition);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', missing.of_table, missing.name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION prepare_stop_writes(text) IS
+    'makes the triggers that a type needs in phase stop_writes and that do nothing before; advance calls it';
+
+CREATE FUNCTION _drop_frozen_triggers(of_type smallint) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+    names constant text := format('reactions\_gone\_%s\_%%', of_type);
+    redirected constant oid := (SELECT t.legacy_table FROM reactions.entity_type t WHERE t.type_id = of_type);
+BEGIN
+    PERFORM reactions._lock_shortly(ARRAY(
+        SELECT DISTINCT g.tgrelid::regclass FROM pg_trigger g
+        WHERE g.tgname LIKE names OR g.tgname = 'zz_reactions_redirect' AND g.tgrelid = redirected ORDER BY 1), 'ACCESS EXCLUSIVE');
+    FOR found IN
+        SELECT g.tgrelid::regclass AS of_table, g.tgname FROM pg_trigger g
+        WHERE g.tgname LIKE names OR g.tgname = 'zz_reactions_redirect' AND g.tgrelid = redirected
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', found.tgname, found.of_table);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _drop_frozen_triggers(smallint) IS 'drops what prepare_stop_writes has made';
+
+CREATE FUNCTION _refuse_to_freeze(of_type text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found reactions.entity_type;
+BEGIN
+    SELECT * INTO found FROM reactions.entity_type t WHERE t.entity_type = of_type;
+    IF NOT found.backfilled THEN
+        PERFORM reactions._refuse(format('the table of entity type "%s" is not brought over yet', of_type),
+            'Its rows would be read as none. reactions.backfill shows how far it is; this cannot be forced.');
+    END IF;
+    IF EXISTS (
+        SELECT FROM reactions._outbox o
+        WHERE o.type_id = found.type_id AND o.user_id = 0 AND o.entity_id = 0 AND o.scope = 't'
+            AND NOT EXISTS (SELECT FROM reactions._mirror m WHERE o.version <= m.floor)
+    ) THEN
+        PERFORM reactions._refuse(format('a TRUNCATE of the table of entity type "%s" is still on its way to ClickHouse', of_type),
+            'What it has emptied would be read as it was before. Try again when reactions.mirror_status shows a floor above it.');
+    END IF;
+    IF EXISTS (SELECT FROM reactions._missing_triggers(found.type_id)) THEN
+        PERFORM reactions._refuse(format('entity type "%s" is not prepared for phase stop_writes', of_type),
+            format('SELECT reactions.prepare_stop_writes(%L).', of_type));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _refuse_to_freeze(text) IS 'raises for what makes phase stop_writes wrong, not only unwise; behind the fence';
+
+-- Readiness: what stops working when the table is frozen. ------------------------------------------------------------------------
+
+CREATE FUNCTION _statements_on(of_table regclass, pattern text) RETURNS SETOF text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    statements text := (
+        SELECT format('%I.pg_stat_statements', n.nspname) FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
+        WHERE x.extname = 'pg_stat_statements');
+BEGIN
+    IF statements IS NULL THEN
+        RETURN;
+    END IF;
+    -- Foreign keys and our own plans spell operators out, with their schema.
+    RETURN QUERY EXECUTE format(
+        'SELECT left(regexp_replace(s.query, ''\s+'', '' '', ''g''), 100) FROM %s s '
+        'WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query ~* $1 '
+        'AND s.query !~ ''OPERATOR\(pg_catalog\.|reactions\.|^\s*(CREATE|ALTER|DROP|VACUUM|ANALYZE|COPY|COMMENT|LOCK)\y'' '
+        'ORDER BY s.calls DESC LIMIT 10', statements) USING pattern;
+EXCEPTION
+    -- Created, but not preloaded; or not for us to read.
+    WHEN object_not_in_prerequisite_state OR insufficient_privilege THEN
+        RETURN;
+END
+$$;
+COMMENT ON FUNCTION _statements_on(regclass, text) IS 'statements that pg_stat_statements has seen and that mention a table, the most frequent first';
+
+CREATE FUNCTION _advice(of_type smallint, OUT condition text, OUT objects text[]) RETURNS SETOF record
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    of_table constant regclass := (SELECT t.legacy_table FROM reactions.entity_type t WHERE t.type_id = of_type);
+    -- The table's name as a word.
+    pattern constant text := (
+        SELECT '\y' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '\y' FROM pg_class c WHERE c.oid = of_table);
+BEGIN
+    condition := 'triggers';
+    objects := ARRAY(
+        SELECT g.tgname::text FROM pg_trigger g
+        WHERE g.tgrelid = of_table AND NOT g.tgisinternal AND g.tgfoid NOT IN (
+            SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'reactions'::regnamespace)
+        ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'views';
+    objects := ARRAY(
+        SELECT DISTINCT CASE WHEN r.ev_class = of_table THEN format('rule %I', r.rulename) ELSE r.ev_class::regclass::text END
+        FROM pg_rewrite r
+        WHERE r.ev_class = of_table OR r.oid IN (
+            SELECT d.objid FROM pg_depend d
+            WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = of_table)
+        ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'foreign_keys';
+    objects := ARRAY(SELECT format('%I: %s', r.name, r.problem) FROM reactions._references(of_type) r WHERE r.problem IS NOT NULL ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'referenced';
+    objects := ARRAY(
+        SELECT format('%I of %s', c.conname, c.conrelid::regclass) FROM pg_constraint c
+        WHERE c.contype = 'f' AND c.confrelid = of_table AND c.conrelid <> of_table AND c.conparentid = 0 ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'publications';
+    objects := ARRAY(
+        SELECT p.pubname::text FROM pg_publication p
+        WHERE p.puballtables
+            OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = of_table)
+            OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON c.relnamespace = n.pnnspid
+                       WHERE n.pnpubid = p.oid AND c.oid = of_table)
+        ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'functions';
+    objects := ARRAY(
+        SELECT p.oid::regprocedure::text FROM pg_proc p
+        WHERE p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'reactions'::regnamespace)
+            AND (p.prosrc ~* pattern OR EXISTS (
+                SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = of_table))
+        ORDER BY 1);
+    RETURN NEXT;
+
+    condition := 'statements';
+    objects := ARRAY(SELECT * FROM reactions._statements_on(of_table, pattern));
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION _advice(smallint) IS 'what is around an attached table that will not do its work, or not find what it looks for, when the table is frozen';

@@ -33,7 +33,7 @@ COMMENT ON FUNCTION _delete_rows(text, bigint, bigint) IS
 CREATE FUNCTION _write_removal(entity_type text, user_id bigint, entity_id bigint) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reactions_write_removal';
 COMMENT ON FUNCTION _write_removal(text, bigint, bigint) IS
-    'writes the event that a user, or an entity, is gone; the caller keeps their writers out until it commits';
+    'writes the event that a user, or an entity, is gone, when no writer of theirs is before its commit';
 
 CREATE FUNCTION _entomb(of_user bigint, deleted jsonb) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
@@ -128,7 +128,6 @@ BEGIN
         PERFORM reactions._refuse(format('entity type "%s" is detached', $2), 'Its table is not ours any more.');
     END IF;
     IF found.phase NOT IN ('attached', 'dual_read', 'switch_reads') THEN
-        PERFORM reactions._fence_out(NULL);
         PERFORM reactions._write_removal($2, NULL, $1);
     END IF;
     IF found.has_table THEN
@@ -138,7 +137,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION forget_entity(bigint, text) IS
-    'un-reacts everything on an entity; returns the rows deleted from the type''s table. Without one, writers wait until the caller commits';
+    'un-reacts everything on an entity; returns the rows deleted from the type''s table. Where that is not written, writers of the entity wait until the caller commits';
 
 CREATE FUNCTION _erased(of_user bigint, of_version bigint, erased jsonb) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -146,6 +145,9 @@ AS $$
 BEGIN
     DELETE FROM reactions.mismatch m USING reactions.forgotten_user f
     WHERE m.user_id = of_user AND f.user_id = of_user AND f.version = of_version AND m.read_at <= f.requested_at;
+    DELETE FROM reactions.difference d USING reactions.match_run r, reactions.forgotten_user f
+    WHERE d.user_id = of_user AND r.match_run_id = d.match_run_id AND f.user_id = of_user AND f.version = of_version
+        AND r.started_at <= f.requested_at;
     DELETE FROM reactions.parked_event p WHERE p.user_id = of_user AND p.version <= of_version;
     UPDATE reactions.forgotten_user f SET
         state = 'erased', waits_for = NULL, finished_at = clock_timestamp(),

@@ -126,6 +126,15 @@ BEGIN
             hint := found.hint;
             RETURN NEXT;
         END LOOP;
+        IF of_type.phase NOT IN ('stop_writes', 'archived') THEN
+            CONTINUE;
+        END IF;
+        "check" := format('gone_%s', of_type.entity_type);
+        detail := (SELECT string_agg(format('%s on %s', m.name, m.of_table), ', ') FROM reactions._missing_triggers(of_type.type_id) m);
+        ok := detail IS NULL;
+        detail := coalesce('missing or not enabled: ' || detail, 'users and entities that are deleted take their reactions along');
+        hint := CASE WHEN NOT ok THEN format('SELECT reactions.prepare_stop_writes(%L).', of_type.entity_type) END;
+        RETURN NEXT;
     END LOOP;
 END
 $$;

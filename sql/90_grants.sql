@@ -16,9 +16,11 @@ GRANT EXECUTE ON ALL ROUTINES IN SCHEMA reactions TO reactions_admin;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE ON SCHEMA reactions TO pg_monitor;
-GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run,
+GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run, difference, differences,
     compared_reads, mismatch, mismatches TO pg_monitor;
-GRANT EXECUTE ON FUNCTION _stats(), status(), readiness(text) TO pg_monitor;
+GRANT EXECUTE ON FUNCTION _stats(), status(), readiness(text), _refuse(text, text, text), _phase_beside(text, integer),
+    _table_problems(regclass, text, name, name, name, name, jsonb), _advice(smallint), _references(smallint),
+    _statements_on(regclass, text) TO pg_monitor;
 
 -- What pg_dump takes along: configuration and what is not yet elsewhere; not the mirror's progress, which belongs to one cluster.
 SELECT pg_catalog.pg_extension_config_dump('entity_type', '');

@@ -12,13 +12,13 @@ public import ReactionModel
 ///
 /// Each statement adds what is missing, so it may be repeated after it was done in part. All have one query id: the server runs only one.
 public struct BackfillQuery: Sendable {
-    private let type: EntityType
+    public let typeRows: TypeRows
     private let version: Version
     private let sealVersion: Version
     private let batches: BackfillBatches
 
     public init(type: EntityType, version: Version, sealVersion: Version, batches: BackfillBatches) {
-        self.type = type
+        self.typeRows = TypeRows(type: type)
         self.version = version
         self.sealVersion = sealVersion
         self.batches = batches
@@ -47,20 +47,6 @@ public struct BackfillQuery: Sendable {
 
     // MARK: Slices of users
 
-    /// The smallest and the largest user id above one, and the number of rows.
-    public func users(above user: Int64?) -> String {
-        "SELECT min(userId), max(userId), count() FROM entityMetricEvents WHERE \(ofType)"
-            + (user.map { " AND userId > \($0)" } ?? "")
-    }
-
-    /// Rows per run of `width` user ids: number of the run, count.
-    public func histogram(_ users: ClosedRange<Int64>, width: UInt64) -> String {
-        """
-        SELECT intDiv(toUInt64(userId - toInt64(\(users.lowerBound))), toUInt64(\(width))) AS bucket, count() \
-        FROM entityMetricEvents WHERE \(ofType) AND \(of(users)) GROUP BY bucket
-        """
-    }
-
     /// Four numbers: clears that are missing, differences, reactions whose row is there twice, and the largest difference.
     public func differences(_ users: ClosedRange<Int64>) -> String {
         """
@@ -83,7 +69,7 @@ public struct BackfillQuery: Sendable {
         INSERT INTO reactionsByEntity (\(MirrorTable.reactionsByEntity.columns.joined(separator: ", "))) \
         SELECT \(name), entityId, userId, toInt32(groupBitOrIf(\(kind), metricValue > 0)), \
         toInt32(groupBitOrIf(\(kind), metricValue < 0)), max(createdAt), toInt64(\(version.rawValue)), \(place) \
-        FROM entityMetricEvents WHERE \(ofType) AND \(of(users)) AND version = \(version.rawValue) GROUP BY userId, entityId
+        FROM entityMetricEvents WHERE \(typeRows.condition(users)) AND version = \(version.rawValue) GROUP BY userId, entityId
         """
     }
 
@@ -122,24 +108,16 @@ public struct BackfillQuery: Sendable {
 
     // MARK: Pieces
 
-    private var name: String { SQL.quoted(type.name) }
-    private var ofType: String { "entityType = \(name)" }
+    private var type: EntityType { typeRows.type }
+    private var name: String { typeRows.name }
+    private var ofType: String { typeRows.condition }
+    private var kind: String { typeRows.kind }
     private var place: String { "toInt64(\(batches.seal.rawValue)), toInt32(0)" }
 
-    /// The bit of a row's kind, and the name of a bit. Comparisons, since ClickHouse makes them once per different name, and numbers, since
-    /// it groups by them several times as fast.
-    private var kind: String {
-        let terms = type.kinds.map { "(metricType = \(SQL.quoted($0.metricType))) * toUInt32(\($0.flag))" }
-        return "toUInt32(\((["0"] + terms).joined(separator: " + ")))"
-    }
-
+    /// The name of a bit.
     private var metricType: String {
         let flags = type.kinds.map { String($0.flag) }.joined(separator: ", ")
         return "transform(kind, [\(flags)], [\(SQL.list(type.kinds.map(\.metricType)))], '')"
-    }
-
-    private func of(_ users: ClosedRange<Int64>) -> String {
-        "userId >= toInt64(\(users.lowerBound)) AND userId <= toInt64(\(users.upperBound))"
     }
 
     /// One row per reaction. Rows of the backfill may be there twice, and count once.
@@ -148,7 +126,7 @@ public struct BackfillQuery: Sendable {
         return """
             SELECT userId, entityId, \(kind) AS kind, max(version) AS newest, argMax(metricValue, version) AS last, \
             sumIf(toInt64(metricValue), NOT \(isRead)) + toInt64(anyIf(metricValue, \(isRead))) AS total, countIf(\(isRead)) AS copies \
-            FROM entityMetricEvents WHERE \(ofType) AND \(of(users)) GROUP BY userId, entityId, kind HAVING kind != 0
+            FROM entityMetricEvents WHERE \(typeRows.condition(users)) GROUP BY userId, entityId, kind HAVING kind != 0
             """
     }
 

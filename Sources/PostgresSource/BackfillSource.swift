@@ -79,9 +79,7 @@ public actor BackfillSource {
         let session = try session
         let result = try session.query(
             """
-            SELECT t.type_id, t.legacy_table::text, quote_ident(t.user_column), quote_ident(t.entity_column),
-                   quote_ident(t.kind_column), quote_ident(t.created_column), t.unknown_kinds = 'skip',
-                   b.version, b.seal_version, b.number, b.relfilenode::bigint, b.blocks, b.range_blocks, b.abandoned,
+            SELECT t.type_id, b.version, b.seal_version, b.number, b.relfilenode::bigint, b.blocks, b.range_blocks, b.abandoned,
                    b.read_at IS NOT NULL, b.complete_batch, b.sealed_users, b.doubled,
                    NOT EXISTS (SELECT FROM reactions._batch n WHERE n.batch <= b.complete_batch AND n.finished_at IS NULL)
             FROM reactions.entity_type t JOIN reactions._backfill b USING (type_id)
@@ -90,26 +88,17 @@ public actor BackfillSource {
             """, [entityType])
         guard !result.rows.isEmpty else { return nil }
         let typeID = try result.required(0, 0, as: Int16.self)
-        guard let type = try PostgresSource.catalog(session)[typeID] else { return nil }
-        let map = try session.query(
-            """
-            SELECT m.key, m.value FROM reactions.entity_type t, jsonb_each_text(t.kind_map) m WHERE t.type_id = \(typeID)
-            """)
-        var kindMap: [String: String?] = [:]
-        for row in map.rows { kindMap.updateValue(map.text(row, 1), forKey: try map.required(row, 0)) }
+        guard let type = try PostgresSource.catalog(session)[typeID],
+            let table = try PostgresSource.legacyTable(of: typeID, session)
+        else { return nil }
         return BackfillJob(
-            type: type,
-            table: LegacyTable(
-                name: try result.required(0, 1), userColumn: try result.required(0, 2),
-                entityColumn: try result.required(0, 3), kindColumn: try result.required(0, 4),
-                createdColumn: result.text(0, 5), kindMap: kindMap, skipsUnknownKinds: result.isTrue(0, 6)),
-            version: Version(rawValue: try result.required(0, 7)),
-            sealVersion: Version(rawValue: try result.required(0, 8)), number: try result.required(0, 9),
-            relfilenode: try result.required(0, 10), blocks: try result.required(0, 11),
-            rangeBlocks: try result.required(0, 12), abandoned: result.numbers(0, 13), isRead: result.isTrue(0, 14),
-            completeBatch: result.value(0, 15).map(BatchNumber.init(rawValue:)),
-            isCompleteBatchFinished: result.isTrue(0, 18), sealedUsers: result.value(0, 16),
-            isDoubled: result.isTrue(0, 17))
+            type: type, table: table, version: Version(rawValue: try result.required(0, 1)),
+            sealVersion: Version(rawValue: try result.required(0, 2)), number: try result.required(0, 3),
+            relfilenode: try result.required(0, 4), blocks: try result.required(0, 5),
+            rangeBlocks: try result.required(0, 6), abandoned: result.numbers(0, 7), isRead: result.isTrue(0, 8),
+            completeBatch: result.value(0, 9).map(BatchNumber.init(rawValue:)),
+            isCompleteBatchFinished: result.isTrue(0, 12), sealedUsers: result.value(0, 10),
+            isDoubled: result.isTrue(0, 11))
     }
 
     /// How long the oldest event that is in no finished batch has waited, and zero without one.

@@ -49,4 +49,25 @@ extension PostgresSource {
         }
         return catalog
     }
+
+    /// The table of a type; nil if it has none.
+    static func legacyTable(of typeID: Int16, _ session: PostgresConnection) throws(PostgresError) -> LegacyTable? {
+        let result = try session.query(
+            """
+            SELECT legacy_table::text, quote_ident(user_column), quote_ident(entity_column), quote_ident(kind_column),
+                   quote_ident(created_column), unknown_kinds = 'skip'
+            FROM reactions.entity_type WHERE type_id = \(typeID) AND legacy_table IS NOT NULL
+            """)
+        guard !result.rows.isEmpty else { return nil }
+        let map = try session.query(
+            """
+            SELECT m.key, m.value FROM reactions.entity_type t, jsonb_each_text(t.kind_map) m WHERE t.type_id = \(typeID)
+            """)
+        var kindMap: [String: String?] = [:]
+        for row in map.rows { kindMap.updateValue(map.text(row, 1), forKey: try map.required(row, 0)) }
+        return LegacyTable(
+            name: try result.required(0, 0), userColumn: try result.required(0, 1),
+            entityColumn: try result.required(0, 2), kindColumn: try result.required(0, 3),
+            createdColumn: result.text(0, 4), kindMap: kindMap, skipsUnknownKinds: result.isTrue(0, 5))
+    }
 }

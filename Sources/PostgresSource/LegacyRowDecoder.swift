@@ -30,9 +30,11 @@ struct LegacyRowDecoder {
         }
     }
 
-    static func columns(of table: LegacyTable) -> String {
+    /// - Parameter alias: of the table in the query.
+    static func columns(of table: LegacyTable, alias: String? = nil) -> String {
         // An enum's binary form is its label, as a text's is its bytes.
         [table.userColumn, table.entityColumn, table.kindColumn, table.createdColumn].compactMap { $0 }
+            .map { column in alias.map { $0 + "." + column } ?? column }
             .joined(separator: ", ")
     }
 

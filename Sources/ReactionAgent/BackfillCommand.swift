@@ -1,4 +1,3 @@
-internal import Glibc
 public import Logging
 internal import PostgresSource
 
@@ -11,20 +10,14 @@ public struct BackfillCommand: Sendable {
         public var description: String
     }
 
-    /// Between two lines on a terminal, where one replaces the other, and elsewhere.
-    static let refresh: Duration = .milliseconds(250)
-    static let report: Duration = .seconds(5)
-
     private let settings: Settings
     private let entityType: String?
     private let logger: Logger
-    private let isTerminal: Bool
 
     public init(settings: Settings, entityType: String?, logger: Logger) {
         self.settings = settings
         self.entityType = entityType
         self.logger = logger
-        isTerminal = isatty(STDOUT_FILENO) == 1
     }
 
     public func run() async throws {
@@ -46,7 +39,7 @@ public struct BackfillCommand: Sendable {
     }
 
     private func show(_ source: BackfillSource) async throws {
-        let started = ContinuousClock.now
+        let screen = ProgressLines()
         var meters: [String: BackfillMeter] = [:]
         while true {
             let reports = try await source.reports().filter { entityType == nil || $0.entityType == entityType }
@@ -55,27 +48,12 @@ public struct BackfillCommand: Sendable {
             }
             let isOver = reports.allSatisfy(\.isOver)
             let shown = reports.filter { !$0.isOver || isOver }
-            let lines = shown.map { meters[$0.entityType, default: BackfillMeter()].line($0, now: .now - started) }
+            let lines = shown.map { meters[$0.entityType, default: BackfillMeter()].line($0, now: screen.elapsed) }
             let isMirrored = try await source.isMirrored()
             let hint = !isOver && !isMirrored ? ["nobody mirrors: start reactiond run"] : []
-            print(lines + hint, isLast: isOver)
+            screen.print(lines + hint, isLast: isOver)
             if isOver { return }
-            try await Task.sleep(for: isTerminal ? Self.refresh : pause(started))
+            try await Task.sleep(for: screen.pause)
         }
-    }
-
-    /// Shorter at first: a small table is read in less than a second.
-    private func pause(_ started: ContinuousClock.Instant) -> Duration {
-        .now - started < Self.report ? .seconds(1) : Self.report
-    }
-
-    private func print(_ lines: [String], isLast: Bool) {
-        if isTerminal {
-            // Back to the first column, and clear to the end of the line.
-            Swift.print("\r\u{1B}[K" + lines.joined(separator: " | "), terminator: isLast ? "\n" : "")
-        } else {
-            for line in lines { Swift.print(line) }
-        }
-        fflush(nil)
     }
 }

@@ -55,7 +55,7 @@ struct BackfillSealing: Sendable {
     private func sealUsers() async throws -> Bool {
         // Until every slice is sealed: the one that another attempt was at is done again.
         var isDoubled = job.isDoubled
-        let bounds: [Int64] = try await store.numbers(query.users(above: job.sealedUsers), 3)
+        let bounds: [Int64] = try await store.numbers(query.typeRows.users(above: job.sealedUsers), 4)
         try await source.usersSealed(through: nil, isDoubled: true, job)
         var plan = SealPlan(users: bounds[2] == 0 ? nil : bounds[0]...bounds[1])
         while true {
@@ -64,15 +64,7 @@ struct BackfillSealing: Sendable {
                 try await source.usersSealed(through: nil, isDoubled: isDoubled, job)
                 return isDoubled
             case .count(let users, let width):
-                let rows = try await store.rows(query.histogram(users, width: width))
-                plan.counted(
-                    Dictionary(
-                        rows.compactMap { row in
-                            guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else {
-                                return nil
-                            }
-                            return (bucket, count)
-                        }, uniquingKeysWith: +))
+                plan.counted(try await store.histogram(query.typeRows.histogram(users, width: width)))
             case .seal(let users):
                 if try await seal(users) { isDoubled = true }
                 plan.sealed()

@@ -94,6 +94,14 @@ public struct Setting: Sendable {
             key: "backfill.longest_lag", form: .duration, standard: "10s",
             help: "Nothing is read while an event waits for the mirror longer than this."),
         .init(
+            key: "match.slice_rows", form: .number, standard: "10000000",
+            help: "Rows that a match reads from a table in one snapshot, about."),
+        .init(
+            key: "match.patience", form: .duration, standard: "30s",
+            help:
+                "How long a match looks again at a reaction whose events are on their way; then it is counted as in flight."
+        ),
+        .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",
             help: "On SIGTERM the batches under way are finished, at most this long."),
         .init(

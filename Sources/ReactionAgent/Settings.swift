@@ -18,6 +18,7 @@ public struct Settings: Sendable {
     public var limits: PostgresSource.BatchLimits
     public var mirror: Mirror.Settings
     public var backfill: BackfillService.Settings
+    public var match: MatchSettings
     public var httpPort: UInt16?
     public var logLevel: Logger.Level
 
@@ -81,6 +82,9 @@ public struct Settings: Sendable {
                 longestLag: try reader.duration("backfill.longest_lag"),
                 rowsPerSecond: rowsPerSecond == 0 ? nil : rowsPerSecond),
             longestBackoff: try reader.duration("mirror.longest_backoff"))
+        match = MatchSettings(
+            sliceRows: Int64(try reader.number("match.slice_rows", in: 1...1_000_000_000)),
+            patience: try reader.duration("match.patience"))
         let port = try reader.number("agent.http_port", in: 0...65535)
         httpPort = port == 0 ? nil : UInt16(port)
         guard let level = Logger.Level(rawValue: try reader.text("agent.log_level")) else {

@@ -15,7 +15,8 @@ struct Reactiond: AsyncParsableCommand {
             78 configuration.
             """,
         subcommands: [
-            Run.self, InitClickHouse.self, Backfill.self, Forget.self, Status.self, DoctorCommand.self, Version.self,
+            Run.self, InitClickHouse.self, Backfill.self, Match.self, Forget.self, Status.self, DoctorCommand.self,
+            Version.self,
         ])
 
     static func main() async {

@@ -94,6 +94,11 @@ public struct Stack: Sendable {
     /// Runs a command of the agent to its end and returns what it printed.
     @discardableResult
     public func reactiond(_ command: String, _ arguments: String...) async throws -> String {
+        try await reactiond(command, arguments)
+    }
+
+    @discardableResult
+    public func reactiond(_ command: String, _ arguments: [String]) async throws -> String {
         try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
@@ -101,9 +106,15 @@ public struct Stack: Sendable {
     public func path(_ name: String) -> String { directory.file(name) }
 
     public func startAgent(_ arguments: [String] = []) throws -> ServerProcess {
+        try start("run", arguments, log: "reactiond.log")
+    }
+
+    /// Starts a command of the agent.
+    public func start(_ command: String, _ arguments: [String] = [], log: String = "command.log") throws
+        -> ServerProcess
+    {
         try ServerProcess(
-            [Self.reactiondPath, "run", "--config", configurationFile()] + arguments,
-            logPath: directory.file("reactiond.log"))
+            [Self.reactiondPath, command, "--config", configurationFile()] + arguments, logPath: directory.file(log))
     }
 
     public func agentLog() -> String {

@@ -5,10 +5,7 @@
  * index holds its entry until the transaction ends, and versions are drawn after it was taken; so version order is commit order per
  * kind, and capture takes no lock of its own and reads no state.
  *
- * Statements within statements. A statement fired by a row trigger of another one draws its versions first although it may have
- * changed the row last, or the other way round. Neither order of versions is right for all, so a statement that finds that events
- * were written since it began asks the table for the keys concerned. Upserts and MERGE fire the triggers of several commands; the same
- * rule covers them.
+ * A frozen table (phases stop_writes and archived) is changed by referential actions alone: frozen.c has the rules.
  */
 #include "capture.h"
 
@@ -17,8 +14,8 @@
 #include "access/xact.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "frozen.h"
 #include "legacy.h"
 #include "miscadmin.h"
 #include "outbox.h"
@@ -28,101 +25,6 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-
-/* ---- statements that are not captured ------------------------------------------------------------------------------------- */
-
-/* The depth of the triggers that such a statement fires; those within its triggers are deeper. */
-static int	depth_off = -1;
-
-static int
-trigger_depth(void)
-{
-	LOCAL_FCINFO(fcinfo, 0);
-
-	return DatumGetInt32(pg_trigger_depth(fcinfo));
-}
-
-void
-capture_off(void)
-{
-	depth_off = trigger_depth() + 1;
-}
-
-void
-capture_on(void)
-{
-	depth_off = -1;
-}
-
-static bool
-is_off(void)
-{
-	return depth_off >= 0 && trigger_depth() == depth_off;
-}
-
-/* ---- statements within statements ---------------------------------------------------------------------------------------- */
-
-typedef struct OpenStatement
-{
-	int			nest_level;		/* of the subtransaction in which it began */
-	uint64		inserted;		/* events of this backend when it began */
-} OpenStatement;
-
-static OpenStatement *open_statements = NULL;
-static int	open_count = 0;
-static int	open_capacity = 0;
-
-static void
-statement_began(void)
-{
-	int			level = GetCurrentTransactionNestLevel();
-
-	/* What an error left open belongs to a subtransaction, or a transaction, that is gone. */
-	while (open_count > 0 && open_statements[open_count - 1].nest_level > level)
-		open_count--;
-	if (open_count == open_capacity)
-	{
-		int			capacity = Max(open_capacity * 2, 8);
-
-		open_statements = open_statements == NULL
-			? MemoryContextAlloc(TopMemoryContext, capacity * sizeof(OpenStatement))
-			: repalloc(open_statements, capacity * sizeof(OpenStatement));
-		open_capacity = capacity;
-	}
-	open_statements[open_count++] = (OpenStatement) {level, outbox_inserted()};
-}
-
-/* Ends the innermost open statement; returns whether events were written within it. */
-static bool
-statement_ended(void)
-{
-	if (open_count == 0)
-		return true;
-	return open_statements[--open_count].inserted != outbox_inserted();
-}
-
-static void
-transaction_ended(XactEvent event, void *argument)
-{
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		open_count = 0;
-}
-
-static void
-subtransaction_ended(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *argument)
-{
-	if (event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	while (open_count > 0 && open_statements[open_count - 1].nest_level >= GetCurrentTransactionNestLevel())
-		open_count--;
-}
-
-void
-capture_init(void)
-{
-	RegisterXactCallback(transaction_ended, NULL);
-	RegisterSubXactCallback(subtransaction_ended, NULL);
-}
 
 /* ---- folding rows -------------------------------------------------------------------------------------------------------- */
 
@@ -152,83 +54,6 @@ typedef struct FoldEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* The captured columns in the table's descriptor. */
-typedef struct CapturedColumns
-{
-	AttrNumber	user_id;
-	AttrNumber	entity_id;
-	AttrNumber	kind;
-	AttrNumber	created_at;		/* InvalidAttrNumber without one */
-	Oid			user_type;
-	Oid			entity_type;
-	Oid			kind_type;
-	Oid			created_type;
-} CapturedColumns;
-
-static AttrNumber
-column(Relation relation, const char *name, Oid *type)
-{
-	AttrNumber	attribute = get_attnum(RelationGetRelid(relation), name);
-
-	if (attribute == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of attached table \"%s\" does not exist", name, RelationGetRelationName(relation)),
-				 errhint("Detach the table with reactions.detach and attach it again with its present columns.")));
-	*type = TupleDescAttr(RelationGetDescr(relation), attribute - 1)->atttypid;
-	return attribute;
-}
-
-static CapturedColumns
-captured_columns(ReactionType *type, Relation relation)
-{
-	CapturedColumns columns;
-
-	columns.user_id = column(relation, type->user_column, &columns.user_type);
-	columns.entity_id = column(relation, type->entity_column, &columns.entity_type);
-	columns.kind = column(relation, type->kind_column, &columns.kind_type);
-	columns.created_at = InvalidAttrNumber;
-	columns.created_type = InvalidOid;
-	if (type->created_column != NULL)
-		columns.created_at = column(relation, type->created_column, &columns.created_type);
-	return columns;
-}
-
-static int64
-integer_value(Datum value, Oid type)
-{
-	switch (type)
-	{
-		case INT2OID:
-			return DatumGetInt16(value);
-		case INT4OID:
-			return DatumGetInt32(value);
-		case INT8OID:
-			return DatumGetInt64(value);
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("user and entity columns of an attached table must be integers")));
-	}
-}
-
-/* The time of a reaction: timestamp without time zone is taken as UTC, as ORMs write it. */
-static TimestampTz
-created_value(TupleTableSlot *slot, const CapturedColumns *columns, TimestampTz otherwise)
-{
-	bool		is_null;
-	Datum		value;
-
-	if (columns->created_at == InvalidAttrNumber)
-		return otherwise;
-	value = slot_getattr(slot, columns->created_at, &is_null);
-	if (is_null || (columns->created_type != TIMESTAMPOID && columns->created_type != TIMESTAMPTZOID))
-		return otherwise;
-	if (TIMESTAMP_NOT_FINITE(DatumGetTimestamp(value)))
-		return otherwise;
-	return DatumGetTimestamp(value);
-}
-
 typedef struct Fold
 {
 	ReactionType *type;
@@ -250,39 +75,21 @@ fold_rows(Fold *fold, Tuplestorestate *rows, TupleDesc descriptor, bool is_new)
 	tuplestore_rescan(rows);
 	while (tuplestore_gettupleslot(rows, true, false, slot))
 	{
-		bool		user_null;
-		bool		entity_null;
-		bool		kind_null;
-		bool		found;
-		Datum		user = slot_getattr(slot, fold->columns.user_id, &user_null);
-		Datum		entity = slot_getattr(slot, fold->columns.entity_id, &entity_null);
-		Datum		kind = slot_getattr(slot, fold->columns.kind, &kind_null);
-		int32		flag;
-		FoldKey		key;
+		CapturedRow row = captured_row(fold->type, &fold->columns, slot, fold->now);
 		FoldEntry  *entry;
+		bool		found;
 
 		CHECK_FOR_INTERRUPTS();
-		/* attach demands NOT NULL; if it was dropped since, such a row is no reaction */
-		flag = user_null || entity_null || kind_null ? -1 : legacy_flag(fold->type, fold->columns.kind_type, kind);
-		if (flag < 0)
+		if (row.flag < 0)
 		{
-			if (is_new)
-			{
-				fold->skipped++;
-				if (fold->skipped_kind == NULL && !kind_null)
-				{
-					Oid			output;
-					bool		is_varlena;
-
-					getTypeOutputInfo(fold->columns.kind_type, &output, &is_varlena);
-					fold->skipped_kind = OidOutputFunctionCall(output, kind);
-				}
-			}
+			if (!is_new)
+				continue;
+			fold->skipped++;
+			if (fold->skipped_kind == NULL)
+				fold->skipped_kind = captured_label(&fold->columns, &row);
 			continue;
 		}
-		key.user_id = integer_value(user, fold->columns.user_type);
-		key.entity_id = integer_value(entity, fold->columns.entity_type);
-		entry = fold_insert(fold->entries, key, &found);
+		entry = fold_insert(fold->entries, (FoldKey) {row.user_id, row.entity_id}, &found);
 		if (!found)
 		{
 			entry->added = 0;
@@ -291,11 +98,11 @@ fold_rows(Fold *fold, Tuplestorestate *rows, TupleDesc descriptor, bool is_new)
 		}
 		if (is_new)
 		{
-			entry->added |= flag;
-			entry->created_at = created_value(slot, &fold->columns, fold->now);
+			entry->added |= row.flag;
+			entry->created_at = row.created_at;
 		}
 		else
-			entry->removed |= flag;
+			entry->removed |= row.flag;
 	}
 	ExecDropSingleTupleTableSlot(slot);
 }
@@ -321,12 +128,14 @@ static bool
 make_event(Fold *fold, const FoldEntry *entry, bool nested, OutboxEvent *event)
 {
 	int32		both = entry->added & entry->removed;
+	bool		is_frozen = legacy_is_frozen(fold->type);
 
 	event->user_id = entry->key.user_id;
 	event->entity_id = entry->key.entity_id;
 	event->created_at = entry->created_at;
-	event->delta_known = true;
-	if (nested)
+	/* The rows of a frozen table tell what was done to them, not what the state before was. */
+	event->delta_known = !is_frozen;
+	if (nested && !is_frozen)
 	{
 		event->set_mask = flags_in_table(fold->type, &entry->key);
 		event->clear_mask = fold->type->all_flags & ~event->set_mask;
@@ -340,7 +149,7 @@ make_event(Fold *fold, const FoldEntry *entry, bool nested, OutboxEvent *event)
 	 * Until the backfill is complete a row that is rewritten may move past it: it is reported although nothing changed, and the agent
 	 * finds out what it means.
 	 */
-	if (both != 0 && !fold->type->backfilled)
+	if (both != 0 && !fold->type->backfilled && !is_frozen)
 	{
 		event->set_mask |= both;
 		event->delta_known = false;
@@ -365,7 +174,7 @@ count_skipped(Fold *fold)
 }
 
 static void
-write_events(Fold *fold, bool nested)
+write_events(Fold *fold, const TriggerData *data, EndedStatement statement)
 {
 	OutboxEvent *events;
 	size_t		count = 0;
@@ -375,8 +184,10 @@ write_events(Fold *fold, bool nested)
 	events = MemoryContextAllocHuge(CurrentMemoryContext, Max(fold->entries->members, 1) * sizeof(OutboxEvent));
 	fold_start_iterate(fold->entries, &iterator);
 	while ((entry = fold_iterate(fold->entries, &iterator)) != NULL)
-		if (make_event(fold, entry, nested, &events[count]))
+		if (make_event(fold, entry, statement.has_events_within, &events[count]))
 			count++;
+	if (legacy_is_frozen(fold->type))
+		frozen_end(fold->type, data, statement.is_referential, events, count);
 	outbox_insert(fold->type, SCOPE_REACTION, events, count);
 }
 
@@ -392,6 +203,20 @@ trigger_data(FunctionCallInfo fcinfo, const char *function)
 	return (TriggerData *) fcinfo->context;
 }
 
+/* A flip decides what becomes of a statement: one that waited for it must not go on as it had begun. */
+static ReactionType *
+type_behind_fence(Relation relation)
+{
+	ReactionType *type = catalog_type_of_table(RelationGetRelid(relation));
+	bool		was_frozen = legacy_is_frozen(type);
+
+	catalog_fence();
+	type = catalog_type_of_table(RelationGetRelid(relation));
+	if (legacy_is_frozen(type) != was_frozen)
+		catalog_refuse_other_phase(type);
+	return type;
+}
+
 PG_FUNCTION_INFO_V1(reactions_capture_begin);
 
 /* BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE */
@@ -399,12 +224,15 @@ Datum
 reactions_capture_begin(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo, "_capture_begin");
+	ReactionType *type;
+	bool		is_referential;
 
-	if (is_off())
+	if (capture_is_off())
 		return PointerGetDatum(NULL);
-	catalog_fence();
+	type = type_behind_fence(data->tg_relation);
+	is_referential = legacy_is_frozen(type) && frozen_begin(type, data);
 	if (!TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
-		statement_began();
+		statement_began(RelationGetRelid(data->tg_relation), is_referential);
 	return PointerGetDatum(NULL);
 }
 
@@ -419,11 +247,11 @@ reactions_capture_end(PG_FUNCTION_ARGS)
 	MemoryContext before;
 	TupleDesc	descriptor = RelationGetDescr(data->tg_relation);
 	Fold		fold = {0};
-	bool		nested;
+	EndedStatement statement;
 
-	if (is_off())
+	if (capture_is_off())
 		return PointerGetDatum(NULL);
-	nested = statement_ended();
+	statement = statement_ended(RelationGetRelid(data->tg_relation));
 	local = AllocSetContextCreate(CurrentMemoryContext, "pg_reactions capture", ALLOCSET_DEFAULT_SIZES);
 	before = MemoryContextSwitchTo(local);
 	fold.type = catalog_type_of_table(RelationGetRelid(data->tg_relation));
@@ -432,7 +260,7 @@ reactions_capture_end(PG_FUNCTION_ARGS)
 	fold.now = GetCurrentTimestamp();
 	fold_rows(&fold, data->tg_oldtable, descriptor, false);
 	fold_rows(&fold, data->tg_newtable, descriptor, true);
-	write_events(&fold, nested);
+	write_events(&fold, data, statement);
 	if (fold.skipped > 0)
 		count_skipped(&fold);
 

@@ -218,20 +218,28 @@ value_at(TupleTableSlot *slot, AttrNumber attribute)
 	return is_null ? (Datum) 0 : value;
 }
 
+static ReactionPhase
+phase_at(TupleTableSlot *slot)
+{
+	char	   *name = text_at(slot, ATTR_PHASE);
+
+	for (int i = 0; i < lengthof(phase_names); i++)
+		if (strcmp(phase_names[i], name) == 0)
+			return i;
+	return PHASE_DETACHED;
+}
+
 static ReactionType *
 read_type(TupleTableSlot *slot, MemoryContext context)
 {
 	static uint64 types_read = 0;
 	ReactionType *type = palloc0(sizeof(ReactionType));
-	char	   *phase = text_at(slot, ATTR_PHASE);
 
 	type->context = context;
 	type->type_id = DatumGetInt16(value_at(slot, ATTR_TYPE_ID));
 	type->name = text_at(slot, ATTR_ENTITY_TYPE);
 	type->exclusive = strcmp(text_at(slot, ATTR_MODE), "exclusive") == 0;
-	for (int i = 0; i < lengthof(phase_names); i++)
-		if (strcmp(phase_names[i], phase) == 0)
-			type->phase = i;
+	type->phase = phase_at(slot);
 	type->legacy_table = DatumGetObjectId(value_at(slot, ATTR_LEGACY_TABLE));
 	type->user_column = name_or_null(slot, ATTR_USER_COLUMN);
 	type->entity_column = name_or_null(slot, ATTR_ENTITY_COLUMN);
@@ -439,14 +447,12 @@ catalog_type_of_table(Oid table)
 			 errhint("Run reactions.attach again, or reactions.detach to drop the triggers.")));
 }
 
-ReactionType *
-catalog_cached_type(int16 type_id)
+static ReactionType *
+type_of_id(const Catalog *in, int16 type_id)
 {
 	ListCell   *cell;
 
-	if (!is_fresh())
-		return NULL;
-	foreach(cell, catalog->types)
+	foreach(cell, in->types)
 	{
 		ReactionType *type = lfirst(cell);
 
@@ -454,6 +460,18 @@ catalog_cached_type(int16 type_id)
 			return type;
 	}
 	return NULL;
+}
+
+ReactionType *
+catalog_type_of_id(int16 type_id)
+{
+	return type_of_id(current_catalog(), type_id);
+}
+
+ReactionType *
+catalog_cached_type(int16 type_id)
+{
+	return is_fresh() ? type_of_id(catalog, type_id) : NULL;
 }
 
 int32
@@ -518,6 +536,32 @@ void
 catalog_fence(void)
 {
 	LockRelationOid(current_catalog()->relations.entity_type, RowExclusiveLock);
+}
+
+ReactionPhase
+catalog_phase_in(const ReactionType *type, Snapshot snapshot)
+{
+	Relation	relation = table_open(current_catalog()->relations.entity_type, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	ReactionPhase phase = PHASE_DETACHED;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		if (DatumGetInt16(value_at(slot, ATTR_TYPE_ID)) == type->type_id)
+			phase = phase_at(slot);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, AccessShareLock);
+	return phase;
+}
+
+void
+catalog_refuse_other_phase(const ReactionType *type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("entity type \"%s\" changed its phase while this statement waited", type->name),
+			 errhint("Retry the transaction.")));
 }
 
 PG_FUNCTION_INFO_V1(reactions_configuration_changed);

@@ -76,6 +76,9 @@ extern const CatalogRelations *catalog_relations(void);
 extern ReactionType *catalog_type_of_argument(text *name);
 extern ReactionType *catalog_type_of_table(Oid table);
 
+/* NULL if there is none of that number. */
+extern ReactionType *catalog_type_of_id(int16 type_id);
+
 /* As cached, without looking anything up: NULL if unknown or stale. For use where nothing may be raised. */
 extern ReactionType *catalog_cached_type(int16 type_id);
 
@@ -99,6 +102,12 @@ extern void catalog_cluster(rx_type *boundary);
 
 /* The fence: taken by every writer, every time; what is read of the catalog afterwards holds until the transaction ends. */
 extern void catalog_fence(void);
+
+/* Fails a statement that waited at the fence and found the type in another phase: 40001. */
+extern void catalog_refuse_other_phase(const ReactionType *type) pg_attribute_noreturn();
+
+/* The type's phase when the snapshot was taken. */
+extern ReactionPhase catalog_phase_in(const ReactionType *type, Snapshot snapshot);
 
 /* The newest snapshot, which a REPEATABLE READ transaction's own is not; in parallel mode, where there is none, the active one. */
 extern Snapshot catalog_newest_snapshot(void);

@@ -5,8 +5,8 @@
 
 #include "capture.h"
 #include "catalog/pg_type.h"
+#include "gone.h"
 #include "miscadmin.h"
-#include "outbox.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -68,6 +68,7 @@ reactions_write_removal(PG_FUNCTION_ARGS)
 {
 	ReactionType *type;
 	OutboxEvent event = {0};
+	char		scope = PG_ARGISNULL(1) ? SCOPE_ENTITY : SCOPE_USER;
 
 	PreventCommandIfReadOnly("reactions._write_removal()");
 	catalog_fence();
@@ -76,6 +77,7 @@ reactions_write_removal(PG_FUNCTION_ARGS)
 	event.entity_id = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
 	event.created_at = GetCurrentTimestamp();
 	event.delta_known = true;
-	outbox_insert(type, PG_ARGISNULL(1) ? SCOPE_ENTITY : SCOPE_USER, &event, 1);
+	gone_lock(type, scope, scope == SCOPE_USER ? &event.user_id : &event.entity_id, 1);
+	outbox_insert(type, scope, &event, 1);
 	PG_RETURN_INT64(event.version);
 }

@@ -7,6 +7,7 @@
 #include "catalog.h"
 #include "curl.h"
 #include "fmgr.h"
+#include "gone.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "shmem.h"
@@ -27,6 +28,7 @@ _PG_init(void)
 	shmem_init();
 	catalog_init();
 	capture_init();
+	gone_init();
 	xact_init();
 
 	/* Once for all backends, instead of once in each. */

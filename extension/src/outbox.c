@@ -295,22 +295,27 @@ is_wanted(HeapTuple tuple, OutboxVisibility visibility, Snapshot snapshot)
 	return false;
 }
 
+typedef struct FoundRows
+{
+	OutboxRow  *rows;
+	size_t		count;
+	size_t		capacity;
+} FoundRows;
+
 static void
-append_row(OutboxRow **rows, size_t *count, size_t *capacity, HeapTuple tuple, TupleDesc descriptor)
+append_row(FoundRows *found, HeapTuple tuple, TupleDesc descriptor)
 {
 	bool		is_null;
 	OutboxRow  *row;
 
-#define FIELD(attribute) heap_getattr(tuple, attribute, descriptor, &is_null)
-	if (DatumGetChar(FIELD(ATTR_SCOPE)) != SCOPE_REACTION)
-		return;
-	if (*count == *capacity)
+	if (found->count == found->capacity)
 	{
-		*capacity = *capacity == 0 ? 16 : *capacity * 2;
-		*rows = *rows == NULL ? palloc_array(OutboxRow, *capacity)
-			: repalloc_huge(*rows, *capacity * sizeof(OutboxRow));
+		found->capacity = found->capacity == 0 ? 16 : found->capacity * 2;
+		found->rows = found->rows == NULL ? palloc_array(OutboxRow, found->capacity)
+			: repalloc_huge(found->rows, found->capacity * sizeof(OutboxRow));
 	}
-	row = &(*rows)[(*count)++];
+	row = &found->rows[found->count++];
+#define FIELD(attribute) heap_getattr(tuple, attribute, descriptor, &is_null)
 	row->event.user_id = DatumGetInt64(FIELD(ATTR_USER_ID));
 	row->event.entity_id = DatumGetInt64(FIELD(ATTR_ENTITY_ID));
 	row->event.version = DatumGetInt64(FIELD(ATTR_VERSION));
@@ -321,20 +326,26 @@ append_row(OutboxRow **rows, size_t *count, size_t *capacity, HeapTuple tuple, T
 #undef FIELD
 }
 
-OutboxRow *
-outbox_scan(ReactionType *type, int64 user_id, const int64 *entity_id, OutboxVisibility visibility, Snapshot snapshot,
-			size_t *count)
+static char
+scope_of(HeapTuple tuple, TupleDesc descriptor)
+{
+	bool		is_null;
+
+	return DatumGetChar(heap_getattr(tuple, ATTR_SCOPE, descriptor, &is_null));
+}
+
+/* The rows of a scope that the index finds. */
+static FoundRows
+scan(ReactionType *type, char scope, int64 user_id, const int64 *entity_id, OutboxVisibility visibility, Snapshot snapshot)
 {
 	const CatalogRelations *relations = catalog_relations();
-	OutboxRow  *rows = NULL;
-	size_t		capacity = 0;
+	FoundRows	found = {NULL, 0, 0};
 
-	*count = 0;
 	for (int i = 0; i < OUTBOX_TABLES; i++)
 	{
 		Relation	relation = table_open(relations->outbox[i], AccessShareLock);
 		ScanKeyData keys[3];
-		SysScanDesc scan;
+		SysScanDesc index_scan;
 		HeapTuple	tuple;
 
 		/* Two of the three usually are. */
@@ -347,14 +358,39 @@ outbox_scan(ReactionType *type, int64 user_id, const int64 *entity_id, OutboxVis
 		ScanKeyInit(&keys[1], ATTR_USER_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(user_id));
 		if (entity_id != NULL)
 			ScanKeyInit(&keys[2], ATTR_ENTITY_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(*entity_id));
-		scan = systable_beginscan(relation, relations->outbox_key[i], true, SnapshotSelf, entity_id != NULL ? 3 : 2, keys);
-		while ((tuple = systable_getnext(scan)) != NULL)
-			if (is_wanted(tuple, visibility, snapshot))
-				append_row(&rows, count, &capacity, tuple, RelationGetDescr(relation));
-		systable_endscan(scan);
+		index_scan = systable_beginscan(relation, relations->outbox_key[i], true, SnapshotSelf, entity_id != NULL ? 3 : 2, keys);
+		while ((tuple = systable_getnext(index_scan)) != NULL)
+			if (scope_of(tuple, RelationGetDescr(relation)) == scope && is_wanted(tuple, visibility, snapshot))
+				append_row(&found, tuple, RelationGetDescr(relation));
+		systable_endscan(index_scan);
 		table_close(relation, AccessShareLock);
 	}
-	return rows;
+	return found;
+}
+
+OutboxRow *
+outbox_scan(ReactionType *type, int64 user_id, const int64 *entity_id, OutboxVisibility visibility, Snapshot snapshot,
+			size_t *count)
+{
+	FoundRows	found = scan(type, SCOPE_REACTION, user_id, entity_id, visibility, snapshot);
+
+	*count = found.count;
+	return found.rows;
+}
+
+int64
+outbox_gone(ReactionType *type, int64 user_id, int64 entity_id)
+{
+	const int64 none = 0;
+	FoundRows	of_user = scan(type, SCOPE_USER, user_id, &none, OUTBOX_CURRENT, NULL);
+	FoundRows	of_entity = scan(type, SCOPE_ENTITY, 0, &entity_id, OUTBOX_CURRENT, NULL);
+	int64		newest = 0;
+
+	for (size_t i = 0; i < of_user.count; i++)
+		newest = Max(newest, of_user.rows[i].event.version);
+	for (size_t i = 0; i < of_entity.count; i++)
+		newest = Max(newest, of_entity.rows[i].event.version);
+	return newest;
 }
 
 int

@@ -7,9 +7,9 @@
 #include "access/xlogdefs.h"
 
 #define SCOPE_REACTION 'r'
-#define SCOPE_TYPE 't'
-#define SCOPE_USER 'u'
-#define SCOPE_ENTITY 'e'
+#define SCOPE_TYPE 't'			/* everything of the type is gone */
+#define SCOPE_USER 'u'			/* everything of the user is gone; entity_id is 0 */
+#define SCOPE_ENTITY 'e'		/* everything of the entity is gone; user_id is 0 */
 
 typedef struct OutboxEvent
 {
@@ -55,11 +55,17 @@ typedef enum OutboxVisibility
 } OutboxVisibility;
 
 /*
- * Rows of a user, or of one reaction if `entity_id` is given, in no order; palloc'd array of OutboxRow, its length in `count`. Scans
+ * Rows of scope reaction, of a user, or of one reaction if `entity_id` is given, in no order; palloc'd array of OutboxRow, its length in `count`. Scans
  * with SnapshotSelf, so a SERIALIZABLE transaction takes no predicate locks on the outbox, and filters by the snapshot.
  */
 extern OutboxRow *outbox_scan(ReactionType *type, int64 user_id, const int64 *entity_id, OutboxVisibility visibility,
 							  Snapshot snapshot, size_t *count);
+
+/*
+ * The newest version at which everything of the user, or of the entity, was gone, by own events and those committed by now; 0 if no
+ * event says so.
+ */
+extern int64 outbox_gone(ReactionType *type, int64 user_id, int64 entity_id);
 
 /* Locks the outbox tables against truncation while floor and rows are read together. */
 extern void outbox_lock(void);

@@ -8,9 +8,10 @@
  * between: an event leaves only after Redis was offered it, so what the outbox no longer holds, a later look into Redis shows. What
  * neither knows is left to the agent (delta unknown): a write never needs ClickHouse.
  */
-#include "compat.h"
+#include "write.h"
 
 #include "access/xact.h"
+#include "gone.h"
 #include "miscadmin.h"
 #include "outbox.h"
 #include "read.h"
@@ -26,24 +27,29 @@ typedef struct PartialFlags
 {
 	int32		known;
 	int32		flags;
+	bool		were_gone;		/* before what is known: all else is none, whatever Redis still says */
 } PartialFlags;
 
 /*
  * What committed and own events in the outbox say of the reaction. The key lock is held: nothing can be added meanwhile. Events at or
  * below the floor are left out: a newer one of the same kind may have been truncated before them. The floor is read after the rows and
  * only for them; that it may have risen meanwhile leaves out more, all of which was offered to Redis before the look there.
+ *
+ * If the user, or the entity, was gone at a version above the floor, what is older says nothing, nor does Redis, which is told later.
  */
 static PartialFlags
 flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)
 {
 	int64		floor = 0;
+	int64		gone;
 	size_t		count;
 	OutboxRow  *rows;
-	PartialFlags result = {0, 0};
+	PartialFlags result = {0};
 
 	outbox_lock();
 	rows = outbox_scan(type, user_id, &entity_id, OUTBOX_CURRENT, NULL, &count);
-	if (count > 0)
+	gone = legacy_is_frozen(type) ? outbox_gone(type, user_id, entity_id) : 0;
+	if (count > 0 || gone > 0)
 	{
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
@@ -51,6 +57,8 @@ flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)
 		UnregisterSnapshot(snapshot);
 	}
 	outbox_unlock();
+	result.were_gone = gone > floor;
+	floor = Max(floor, gone);
 	if (count > 1)
 		qsort(rows, count, sizeof(OutboxRow), outbox_row_compare);
 	for (size_t i = 0; i < count; i++)
@@ -68,7 +76,7 @@ flags_before(ReactionType *type, int64 user_id, int64 entity_id, int32 wanted)
 {
 	PartialFlags result = flags_in_outbox(type, user_id, entity_id);
 
-	if ((wanted & ~result.known) != 0)
+	if (!result.were_gone && (wanted & ~result.known) != 0)
 	{
 		int32		cached = read_from_redis(type, user_id, entity_id);
 
@@ -82,22 +90,36 @@ flags_before(ReactionType *type, int64 user_id, int64 entity_id, int32 wanted)
 }
 
 static void
-change_outbox(ReactionType *type, int64 user_id, int64 entity_id, int32 set_mask, int32 clear_mask)
+lock_key(ReactionType *type, int64 user_id, int64 entity_id)
+{
+	xact_lock_key(type, user_id, entity_id);
+	if (legacy_is_frozen(type))
+		gone_lock_out(type, user_id, entity_id);
+}
+
+static void
+change_outbox(ReactionType *type, int64 user_id, int64 entity_id, int32 set_mask, int32 clear_mask, TimestampTz created_at)
 {
 	PartialFlags before;
 	OutboxEvent event;
 	int32		touched = set_mask | clear_mask;
 
-	xact_lock_key(type, user_id, entity_id);
+	lock_key(type, user_id, entity_id);
 	before = flags_before(type, user_id, entity_id, touched);
 	event.user_id = user_id;
 	event.entity_id = entity_id;
 	event.delta_known = (touched & ~before.known) == 0;
 	event.set_mask = event.delta_known ? set_mask & ~before.flags : set_mask;
 	event.clear_mask = event.delta_known ? clear_mask & before.flags & ~set_mask : clear_mask & ~set_mask;
-	event.created_at = GetCurrentTimestamp();
+	event.created_at = created_at;
 	if (event.set_mask != 0 || event.clear_mask != 0)
 		outbox_insert(type, SCOPE_REACTION, &event, 1);
+}
+
+void
+write_react(ReactionType *type, int64 user_id, int64 entity_id, int32 flag, TimestampTz created_at)
+{
+	change_outbox(type, user_id, entity_id, flag, type->exclusive ? type->all_flags & ~flag : 0, created_at);
 }
 
 /* Takes the fence and returns the type as it is behind it. */
@@ -111,10 +133,7 @@ type_behind_fence(text *name, const char *function)
 	catalog_fence();
 	type = catalog_type_of_argument(name);
 	if (type->phase != phase)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("entity type \"%s\" changed its phase while this statement waited", type->name),
-				 errhint("Retry the transaction.")));
+		catalog_refuse_other_phase(type);
 	return type;
 }
 
@@ -124,7 +143,7 @@ change(ReactionType *type, int64 user_id, int64 entity_id, int32 set_mask, int32
 	if (legacy_is_written(type))
 		legacy_change(type, user_id, entity_id, set_mask, clear_mask);
 	else
-		change_outbox(type, user_id, entity_id, set_mask, clear_mask);
+		change_outbox(type, user_id, entity_id, set_mask, clear_mask, GetCurrentTimestamp());
 }
 
 static void
@@ -197,11 +216,11 @@ reactions_set_flags(PG_FUNCTION_ARGS)
 static int32
 flags_for_toggle(ReactionType *type, int64 user_id, int64 entity_id)
 {
-	PartialFlags before = {0, 0};
+	PartialFlags before;
 	rx_error	error;
 	int32		flags;
 
-	xact_lock_key(type, user_id, entity_id);
+	lock_key(type, user_id, entity_id);
 	if (legacy_is_written(type))
 	{
 		UserFlags	found;
@@ -215,7 +234,7 @@ flags_for_toggle(ReactionType *type, int64 user_id, int64 entity_id)
 		return found.count == 0 ? 0 : found.flags[0];
 	}
 	before = flags_in_outbox(type, user_id, entity_id);
-	if ((type->all_flags & ~before.known) == 0)
+	if (before.were_gone || (type->all_flags & ~before.known) == 0)
 		return before.flags;
 	if (!read_entities(type, user_id, &entity_id, 1, &flags, &error))
 		report_raise(&error);

@@ -64,6 +64,11 @@ actor BackfillStore {
         }
     }
 
+    /// The answer to `TypeRows.histogram`.
+    func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
+        try forgettingSession { session throws(SinkError) in try session.histogram(text) }
+    }
+
     /// - Parameter queryID: the server refuses the statement while another one of this id runs.
     func run(_ text: String, queryID: String?) throws(SinkError) {
         try forgettingSession { session throws(SinkError) in
@@ -97,5 +102,15 @@ extension ClickHouseSession {
         let numbers = (answer.first ?? []).compactMap { Number($0) }
         guard numbers.count == count else { throw .nonsense }
         return numbers
+    }
+
+    /// The answer to `TypeRows.histogram`.
+    func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
+        let rows = try client.rows(text, settings: Removal.settings(abilities))
+        return Dictionary(
+            rows.compactMap { row in
+                guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
+                return (bucket, count)
+            }, uniquingKeysWith: +)
     }
 }

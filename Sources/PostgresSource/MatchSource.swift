@@ -1,0 +1,189 @@
+public import Pipeline
+public import ReactionModel
+
+/// What a match compares with ClickHouse.
+public struct MatchTarget: Sendable {
+    public var type: EntityType
+    public var table: LegacyTable
+    /// The table takes no more writes: it is compared with what was true up to this version. Nil while it is the truth.
+    public var asOf: Version?
+    /// Of the newest backfill; another one at the end means that ClickHouse was made to agree meanwhile.
+    public var backfillVersion: Int64?
+}
+
+/// The session of one match: its lock, its row of `reactions.match_run`, its differences, its repairs.
+public actor MatchSource {
+    public enum Scope: String, Sendable {
+        case full
+        case recent
+    }
+
+    /// The type cannot be matched, in the operator's words.
+    public struct Problem: Error, CustomStringConvertible {
+        public var description: String
+    }
+
+    /// Reactions repaired in one transaction, which keeps every writer out.
+    public static let repairedAtOnce = 100
+    /// Object of the advisory lock; 1 is the leader's, 2 the bell's, 3 the backfill's.
+    private static let lockObject = 4
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.postgres.match")
+    private let settings: PostgresSettings
+    private var connection: PostgresConnection?
+
+    public init(settings: PostgresSettings) {
+        self.settings = settings
+    }
+
+    public func open() throws(PostgresError) {
+        connection = nil
+        let opened = try PostgresConnection(
+            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
+            timeout: settings.timeout, wakeUp: WakeUp())
+        try PostgresSource.refuseUnfit(opened)
+        _ = try opened.execute(PostgresSource.sessionSettings + "; SET row_security = off")
+        connection = opened
+    }
+
+    public func close() {
+        connection = nil
+    }
+
+    /// Tries for the lock of the one that matches, which the session then holds until it ends.
+    public func takeLock() throws(PostgresError) -> Bool {
+        try session.query("SELECT pg_try_advisory_lock(\(PostgresSource.lockClass), \(Self.lockObject))").isTrue(0, 0)
+    }
+
+    public func releaseLock() throws(PostgresError) {
+        _ = try session.query("SELECT pg_advisory_unlock(\(PostgresSource.lockClass), \(Self.lockObject))")
+    }
+
+    /// The installed version of the extension; nil if it is not installed.
+    public func extensionVersion() throws(PostgresError) -> String? {
+        try session.query("SELECT extversion FROM pg_extension WHERE extname = 'pg_reactions'").text(0, 0)
+    }
+
+    /// The backend that holds the lock.
+    public func lockHolder() throws(PostgresError) -> Int32? {
+        try session.query(
+            """
+            SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = \(PostgresSource.lockClass) AND objid = \(Self.lockObject)
+              AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            """
+        ).value(0, 0)
+    }
+
+    /// Types that have a table.
+    public func attached() throws(PostgresError) -> [String] {
+        let result = try session.query(
+            "SELECT entity_type FROM reactions.entity_type WHERE legacy_table IS NOT NULL ORDER BY type_id")
+        return result.rows.compactMap { result.text($0, 0) }
+    }
+
+    public func target(_ entityType: String) throws -> MatchTarget {
+        let session = try session
+        let result = try session.query(
+            """
+            SELECT t.type_id, t.legacy_table IS NOT NULL, t.backfilled, t.stop_version,
+                   (SELECT max(b.version) FROM reactions._backfill b WHERE b.type_id = t.type_id)
+            FROM reactions.entity_type t WHERE t.entity_type = $1
+            """, [entityType])
+        guard !result.rows.isEmpty else { throw Problem(description: "entity type \(entityType) does not exist") }
+        let typeID = try result.required(0, 0, as: Int16.self)
+        guard result.isTrue(0, 1), let type = try PostgresSource.catalog(session)[typeID],
+            let table = try PostgresSource.legacyTable(of: typeID, session)
+        else { throw Problem(description: "entity type \(entityType) has no table to be matched") }
+        guard result.isTrue(0, 2) else {
+            throw Problem(
+                description: "entity type \(entityType) is not backfilled yet: reactiond backfill shows how far it is")
+        }
+        return MatchTarget(
+            type: type, table: table, asOf: result.value(0, 3).map(Version.init(rawValue:)),
+            backfillVersion: result.value(0, 4))
+    }
+
+    // MARK: The run
+
+    /// - Parameter expected: reactions to be compared, about.
+    public func begin(_ target: MatchTarget, _ scope: Scope, expected: Int64) throws(PostgresError) -> Int64 {
+        try session.query(
+            """
+            INSERT INTO reactions.match_run (type_id, scope, expected, as_of)
+            VALUES (\(target.type.typeID), $1, \(expected), $2::bigint) RETURNING match_run_id
+            """, [scope.rawValue, target.asOf.map { "\($0.rawValue)" }]
+        ).required(0, 0)
+    }
+
+    /// Also tells that the lock is still held.
+    public func progressed(_ run: Int64, compared: Int64) throws(PostgresError) {
+        _ = try session.query("UPDATE reactions.match_run SET compared = \(compared) WHERE match_run_id = \(run)")
+    }
+
+    public func store(_ differences: [Difference], of run: Int64) throws(PostgresError) {
+        guard !differences.isEmpty else { return }
+        func list(_ value: (Difference) -> some CustomStringConvertible) -> String {
+            "{\(differences.map { "\(value($0))" }.joined(separator: ","))}"
+        }
+        _ = try session.query(
+            """
+            INSERT INTO reactions.difference (match_run_id, user_id, entity_id, in_table, in_clickhouse, class)
+            SELECT \(run), d.* FROM unnest($1::bigint[], $2::bigint[], $3::integer[], $4::integer[], $5::text[]) d
+            """,
+            [
+                list(\.key.userID), list(\.key.entityID), list(\.inTable), list(\.inClickHouse),
+                list(\.reason.rawValue),
+            ])
+    }
+
+    /// Throws if what was compared is no longer what it was.
+    public func finish(
+        _ run: Int64, _ target: MatchTarget, compared: Int64, counts: [DifferenceClass: Int64], inFlight: Int64
+    ) throws {
+        let session = try session
+        let classes = counts.filter { $0.value > 0 }.map { "\"\($0.key.rawValue)\":\($0.value)" }.joined(separator: ",")
+        let faults = counts.reduce(0) { $0 + ($1.key.isFault ? $1.value : 0) }
+        let finished = try session.query(
+            """
+            UPDATE reactions.match_run m
+            SET finished_at = clock_timestamp(), compared = \(compared), differences = \(faults), in_flight = \(inFlight),
+                classes = $1::jsonb
+            FROM reactions.entity_type t
+            WHERE m.match_run_id = \(run) AND t.type_id = m.type_id AND t.backfilled AND t.legacy_table IS NOT NULL
+              AND (SELECT max(b.version) FROM reactions._backfill b WHERE b.type_id = t.type_id) IS NOT DISTINCT FROM $2::bigint
+            RETURNING m.match_run_id
+            """, ["{\(classes)}", target.backfillVersion.map { "\($0)" }])
+        guard !finished.rows.isEmpty else {
+            throw Problem(
+                description:
+                    "the table of entity type \(target.type.name) was detached or is being backfilled anew: match it again afterwards"
+            )
+        }
+    }
+
+    /// Keeps what ended a run where the operator finds it.
+    public func failed(_ run: Int64, _ error: String) throws(PostgresError) {
+        _ = try session.query(
+            "UPDATE reactions.match_run SET error = $1 WHERE match_run_id = \(run) AND finished_at IS NULL", [error])
+    }
+
+    // MARK: Repair
+
+    /// Writes an event with the table's flags for each of the reactions, at most `repairedAtOnce`.
+    public func repair(_ keys: [MatchKey], _ target: MatchTarget, of run: Int64) throws(PostgresError) {
+        let users = "{\(keys.map { "\($0.userID)" }.joined(separator: ","))}"
+        let entities = "{\(keys.map { "\($0.entityID)" }.joined(separator: ","))}"
+        _ = try session.query(
+            "SELECT reactions._repair($1, $2::bigint[], $3::bigint[], \(run))", [target.type.name, users, entities])
+    }
+
+    private var session: PostgresConnection {
+        get throws(PostgresError) {
+            guard let connection, connection.isUsable else {
+                throw PostgresError(disposition: .reconnect, message: "the session has ended")
+            }
+            return connection
+        }
+    }
+}

@@ -1,0 +1,74 @@
+internal import Pipeline
+public import PostgresSource
+internal import Synchronization
+
+/// One match of one type, from its row in `reactions.match_run` to what came of it.
+public struct RecordedMatch: Sendable {
+    public struct Outcome: Sendable {
+        public var run: Int64
+        public var target: MatchTarget
+        public var result: MatchResult
+        /// Reactions for which an event was written.
+        public var repaired: Int64 = 0
+
+        public var left: Int64 { result.faults - repaired }
+    }
+
+    /// Between two notes of how far the match is.
+    private static let interval: Duration = .seconds(1)
+
+    private let settings: MatchSettings
+    private let postgres: PostgresSettings
+    private let clickHouse: ClickHouseSettings
+    /// Has the lock.
+    private let source: MatchSource
+
+    public init(
+        settings: MatchSettings, postgres: PostgresSettings, clickHouse: ClickHouseSettings, source: MatchSource
+    ) {
+        self.settings = settings
+        self.postgres = postgres
+        self.clickHouse = clickHouse
+        self.source = source
+    }
+
+    /// - Parameter progress: what was found so far, and the rows that are to be compared, about.
+    public func run(
+        _ entityType: String, progress: @escaping @Sendable (MatchResult, Int64) async -> Void
+    ) async throws -> Outcome {
+        let target = try await source.target(entityType)
+        let match = TableMatch(target: target, settings: settings, postgres: postgres, clickHouse: clickHouse)
+        let expected = try await match.expected()
+        let run = try await source.begin(target, .full, expected: expected)
+        do {
+            let noted = Mutex(ContinuousClock.now)
+            let result = try await match.run { result in
+                await progress(result, expected)
+                let isDue = noted.withLock { noted in
+                    guard .now - noted > Self.interval else { return false }
+                    noted = .now
+                    return true
+                }
+                if isDue { try await source.progressed(run, compared: result.compared) }
+            }
+            try await source.store(result.differences, of: run)
+            try await source.finish(
+                run, target, compared: result.compared, counts: result.counts, inFlight: result.inFlight)
+            return Outcome(run: run, target: target, result: result)
+        } catch {
+            // A cancelled match, or one whose session has ended, is as unfinished without a word on it.
+            try? await source.failed(run, "\(error)")
+            throw error
+        }
+    }
+
+    /// Writes an event for each difference that one can repair.
+    public func repair(_ outcome: inout Outcome) async throws {
+        let keys = outcome.result.differences.filter(\.reason.isRepairable).map(\.key)
+        for start in stride(from: 0, to: keys.count, by: MatchSource.repairedAtOnce) {
+            let some = Array(keys[start..<min(start + MatchSource.repairedAtOnce, keys.count)])
+            try await source.repair(some, outcome.target, of: outcome.run)
+            outcome.repaired += Int64(some.count)
+        }
+    }
+}

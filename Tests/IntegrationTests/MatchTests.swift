@@ -1,0 +1,407 @@
+import Foundation
+import TestSupport
+import Testing
+
+/// A backfilled table of users 1 … 200, and matches of it.
+private struct MatchSite {
+    let site: BackfillSite
+    var stack: Stack { site.stack }
+    var session: PostgresConnection { site.session }
+
+    static func make(_ stack: Stack, rows: Int = 20_000) throws -> MatchSite {
+        let site = try BackfillSite.make(stack, rows: rows)
+        try site.attach()
+        return MatchSite(site: site)
+    }
+
+    /// Runs `reactiond match`; the status is thrown away, since what it found is in the database.
+    @discardableResult
+    func match(_ arguments: String...) async -> (output: String, hasEndedWell: Bool) {
+        do {
+            return (try await stack.reactiond("match", arguments), true)
+        } catch {
+            return ("\(error)", false)
+        }
+    }
+
+    /// The newest run: compared, differences, repaired, in flight, classes, whether it finished.
+    func run() throws -> [String] {
+        try session.query(
+            """
+            SELECT compared, differences, repaired, in_flight, classes, finished_at IS NOT NULL
+            FROM reactions.match_run ORDER BY match_run_id DESC LIMIT 1
+            """)[0].map { $0 ?? "" }
+    }
+
+    func differences() throws -> [[String]] {
+        try session.query(
+            """
+            SELECT class, user_id, entity_id, in_table, in_clickhouse FROM reactions.differences
+            WHERE match_run_id = (SELECT max(match_run_id) FROM reactions.match_run) ORDER BY class, user_id, entity_id
+            """
+        ).map { $0.map { $0 ?? "" } }
+    }
+
+    /// Statements that capture does not see.
+    func unseen(_ sql: String) throws {
+        try session.execute(
+            """
+            BEGIN; ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; \(sql);
+            DO $$ DECLARE n name; BEGIN
+                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
+                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
+                END LOOP; END $$;
+            COMMIT
+            """)
+    }
+}
+
+@Suite("Match", .serialized) struct MatchTests {
+    @Test("a table and its mirror agree while it is written to, in slices of any size")
+    func agreement() async throws {
+        let site = try MatchSite.make(try await Stack.make())
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        let reactions = try site.session.value(
+            """
+            SELECT count(*) FROM (SELECT DISTINCT "userId", "imageId" FROM "ImageReaction" WHERE reaction <> 'Dislike') d
+            """)
+        try await site.stack.drained(site.session)
+        let whole = await site.match()
+        #expect(whole.hasEndedWell && whole.output.contains("100 %"), "\(whole.output)")
+        #expect(try site.run() == [reactions, "0", "0", "0", "{}", "t"])
+        #expect(try site.session.value("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == "t")
+        // A slice is about as large as asked for, so this is many of them.
+        let writer = try site.stack.connect()
+        let isWriting = Flag(true)
+        let writing = Task.detached {
+            await onThread {
+                var seed = 0
+                while isWriting.value {
+                    try? write(writer, seed: seed)
+                    seed += 1
+                }
+                return seed
+            }
+        }
+        let sliced = await site.match("--set", "match.slice_rows=700", "--set", "match.patience=3s")
+        isWriting.value = false
+        #expect(await writing.value > 10)
+        #expect(sliced.hasEndedWell, "\(sliced.output)")
+        let run = try site.run()
+        #expect(run[1] == "0" && run[5] == "t", "\(run) \(sliced.output)")
+    }
+
+    @Test("what capture did not see is found, told apart, shown, and repaired in ClickHouse and Redis")
+    func repair() async throws {
+        let site = try MatchSite.make(try await Stack.make())
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        // Likes 1; laughs and hearts 2; has nothing 3; and a user whom ClickHouse does not know at all.
+        try site.session.execute(
+            """
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES
+                (201, 1, 'Like'), (201, 2, 'Laugh'), (201, 2, 'Heart'), (201, 4, 'Dislike')
+            """)
+        try await site.stack.drained(site.session)
+        #expect(await site.match().hasEndedWell)
+        try site.unseen(
+            """
+            DELETE FROM "ImageReaction" WHERE "userId" = 201 AND "imageId" = 1;
+            UPDATE "ImageReaction" SET reaction = 'Cry' WHERE "userId" = 201 AND "imageId" = 2 AND reaction = 'Laugh';
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction, "createdAt") VALUES
+                (201, 3, 'Like', '2021-02-03'), (2147483647, 2147483647, 'Heart', '2021-02-03'), (-5, 0, 'Cry', '2021-02-03'),
+                (201, 5, 'Dislike', '2021-02-03')
+            """)
+        let found = await site.match("--dry-run")
+        #expect(!found.hasEndedWell)
+        #expect(found.output.contains("5 differ (3 missing, 1 phantom, 1 different)"), "\(found.output)")
+        #expect(
+            found.output.contains(
+                "different: user 201, entity 2: table Heart, Cry; ClickHouse Heart, Laugh; --repair would write Heart, Cry"
+            ),
+            "\(found.output)")
+        #expect(
+            try site.differences() == [
+                ["different", "201", "2", "10", "6"], ["missing", "-5", "0", "8", "0"],
+                ["missing", "201", "3", "1", "0"], ["missing", "2147483647", "2147483647", "2", "0"],
+                ["phantom", "201", "1", "0", "1"],
+            ])
+        #expect(try site.session.value("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == "f")
+
+        // More than may be repaired: nothing is.
+        let refused = await site.match("--repair", "--max-repairs", "4")
+        #expect(!refused.hasEndedWell && refused.output.contains("nothing was"), "\(refused.output)")
+        #expect(try site.session.value("SELECT count(*) FROM reactions._outbox WHERE NOT delta_known") == "0")
+
+        // Redis has the maps of the time before.
+        try site.session.execute("UPDATE reactions.entity_type SET phase = 'switch_reads'")
+        #expect(try site.session.value("SELECT reactions.flags(201, 1)") == "0")
+        let repaired = await site.match("--repair")
+        #expect(repaired.hasEndedWell && repaired.output.contains("5 repaired"), "\(repaired.output)")
+        #expect(try site.run().prefix(3).suffix(2) == ["5", "5"])
+        #expect(
+            try site.session.value("SELECT count(*) FROM reactions.differences WHERE repaired_at IS NOT NULL") == "5")
+        try await site.site.expectAgreement("after the repair")
+        // The time of the row, and not of its repair.
+        let created = try site.stack.clickHouseRows(
+            "SELECT toDate(createdAt) FROM {db}.entityMetricEvents WHERE userId = 201 AND entityId = 3")
+        #expect(created == [["2021-02-03"]])
+        #expect(await site.match().hasEndedWell)
+        #expect(try site.run()[1] == "0")
+    }
+
+    @Test("wrong sums are told, are not repaired by an event, and agree after a backfill that is begun anew")
+    func sums() async throws {
+        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        // A row of an old version: the state is as before.
+        _ = try site.stack.clickHouseRows(
+            """
+            INSERT INTO {db}.entityMetricEvents SELECT entityType, entityId, userId, metricType, metricValue, createdAt, toInt64(1), batch, part
+            FROM {db}.entityMetricEvents WHERE userId = 8 ORDER BY entityId LIMIT 1
+            """)
+        let found = await site.match("--repair")
+        #expect(!found.hasEndedWell)
+        #expect(
+            found.output.contains("1 differ (1 sums)") && found.output.contains("restart_backfill('Image')"),
+            "\(found.output)")
+        #expect(try site.session.value("SELECT count(*) FROM reactions._outbox WHERE NOT delta_known") == "0")
+        try site.session.execute("SELECT reactions.restart_backfill('Image')")
+        #expect(try site.session.value("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == "f")
+        try await site.site.sealed()
+        #expect(await site.match().hasEndedWell)
+        try await site.site.expectAgreement()
+    }
+
+    @Test("what the mirror has not brought yet is no difference, and is said to be in flight")
+    func inFlight() async throws {
+        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
+        let agent = try site.stack.startAgent()
+        try await site.site.sealed()
+        try await site.stack.drained(site.session)
+        agent.stop(15)
+        try write(site.session, seed: 1)
+        let changed = try site.session.value(
+            "SELECT count(*) FROM (SELECT DISTINCT user_id, entity_id FROM reactions._outbox o WHERE version > (SELECT floor FROM reactions._mirror)) k"
+        )
+        let found = await site.match("--set", "match.patience=1s")
+        #expect(found.hasEndedWell && found.output.contains("on their way"), "\(found.output)")
+        let run = try site.run()
+        #expect(run[1] == "0" && (Int(run[3]) ?? 0) > 10, "\(run) of \(changed ?? "")")
+        // The mirror comes back while a match waits for it.
+        async let waiting = site.match("--set", "match.patience=60s")
+        try await eventually {
+            try site.session.value("SELECT count(*) FROM reactions.match_run WHERE finished_at IS NULL") == "1"
+        }
+        let again = try site.stack.startAgent()
+        defer { again.stop(15) }
+        #expect(await waiting.hasEndedWell)
+        #expect(try site.run()[3] == "0")
+    }
+
+    @Test("a truncated table, a kind that was added, a column that was dropped, an index that is gone")
+    func alteredTable() async throws {
+        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        try site.session.execute(
+            """
+            ALTER TYPE "ReviewReactions" ADD VALUE 'Rage';
+            """)
+        try site.session.execute("SELECT reactions.add_kind('Image', 'Rage')")
+        try site.session.execute(
+            "INSERT INTO \"ImageReaction\" (\"userId\", \"imageId\", reaction) VALUES (7, 3000000, 'Rage')")
+        try await site.stack.drained(site.session)
+        #expect(await site.match().hasEndedWell)
+        try site.unseen("UPDATE \"ImageReaction\" SET reaction = 'Cry' WHERE reaction = 'Rage'")
+        #expect(!(await site.match().hasEndedWell))
+        #expect(try site.differences() == [["different", "7", "3000000", "8", "16"]])
+        #expect(await site.match("--repair").hasEndedWell)
+
+        // Without its index the table may hold a reaction twice: it is one, but each row was captured as a change.
+        try site.session.execute(
+            """
+            DROP INDEX "ImageReaction_key";
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES (7, 3000000, 'Cry'), (7, 3000000, 'Cry')
+            """)
+        try await site.stack.drained(site.session)
+        #expect(!(await site.match().hasEndedWell))
+        #expect(try site.differences() == [["sums", "7", "3000000", "8", "8"]])
+        try site.session.execute("SELECT reactions.restart_backfill('Image')")
+        try await site.site.sealed()
+        #expect(await site.match().hasEndedWell)
+
+        try site.session.execute("TRUNCATE \"ImageReaction\"")
+        try await site.stack.drained(site.session)
+        #expect(await site.match().hasEndedWell)
+        #expect(try site.run()[0] == "0")
+
+        try site.session.execute("ALTER TABLE \"ImageReaction\" DROP COLUMN reaction CASCADE")
+        let broken = await site.match()
+        #expect(!broken.hasEndedWell && broken.output.contains("reaction"), "\(broken.output)")
+        #expect(try site.run()[5] == "f")
+        #expect(
+            try site.session.value("SELECT error FROM reactions.match_run ORDER BY match_run_id DESC LIMIT 1")?
+                .contains(
+                    "42703") == true)
+    }
+
+    @Test("a table that takes no more writes is compared with what was true when it was closed")
+    func closedTable() async throws {
+        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        try site.session.execute(
+            """
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES (201, 1, 'Like'), (201, 2, 'Like'), (201, 3, 'Like')
+            """)
+        for _ in 1...3 { try site.session.execute("CALL reactions.advance('Image', true)") }
+        #expect(try site.session.value("SELECT phase FROM reactions.status()") == "stop_writes")
+        try site.session.execute(
+            "SELECT reactions.react(201, 4, 'Cry'), reactions.unreact(201, 1, 'Like'), reactions.react(201, 2, 'Heart')"
+        )
+        try await site.stack.drained(site.session)
+        #expect(await site.match().hasEndedWell)
+        #expect(try site.run()[1...3] == ["0", "0", "0"])
+        // What the table has lost since: by an event that ClickHouse has, and without one.
+        try site.unseen("DELETE FROM \"ImageReaction\" WHERE \"userId\" = 201 AND \"imageId\" IN (1, 3)")
+        let found = await site.match("--repair")
+        #expect(!found.hasEndedWell, "\(found.output)")
+        #expect(
+            try site.differences() == [["explained", "201", "1", "0", "1"], ["phantom", "201", "3", "0", "1"]])
+        #expect(found.output.contains("has no table that is the truth"), "\(found.output)")
+    }
+
+    @Test("a kind that the type does not have ends a match, with a hint")
+    func unknownKind() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute(
+            """
+            CREATE TABLE r (u bigint, e bigint, k text, PRIMARY KEY (u, e, k));
+            SELECT reactions.attach('r', 'Image', 'u', 'e', 'k');
+            ALTER TABLE r DISABLE TRIGGER USER;
+            INSERT INTO r VALUES (1, 1, 'Rage')
+            """)
+        do {
+            try await stack.reactiond("match")
+            Issue.record("the match ended well")
+        } catch {
+            #expect("\(error)".contains("Rage") && "\(error)".contains("reactions.add_kind"), "\(error)")
+        }
+        do {
+            try await stack.reactiond("match", "--type", "Nothing")
+            Issue.record("the match ended well")
+        } catch {
+            #expect("\(error)".contains("does not exist"), "\(error)")
+        }
+    }
+
+    @Test("a match whose ClickHouse goes away, or that is killed, is unfinished, and the next one is not kept waiting")
+    func trouble() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let site = try MatchSite.make(try await Stack.make(clickHouse: clickHouse), rows: 20_000)
+        let agent = try site.stack.startAgent()
+        try await site.site.sealed()
+        try site.unseen("DELETE FROM \"ImageReaction\" WHERE \"userId\" = 5")
+        agent.stop(15)
+
+        // Held up in its middle by a lock on the table.
+        let blocker = try site.stack.connect()
+        func blocked(_ body: (ServerProcess) async throws -> Void) async throws {
+            try blocker.execute("BEGIN; LOCK TABLE \"ImageReaction\" IN ACCESS EXCLUSIVE MODE")
+            let match = try site.stack.start("match")
+            try await eventually {
+                try site.session.value(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '\"ImageReaction\"'::regclass")
+                    == "1"
+            }
+            try await body(match)
+        }
+        try await blocked { match in
+            // Two at once: the second is told so.
+            let second = await site.match()
+            #expect(!second.hasEndedWell && second.output.contains("another match is running"), "\(second.output)")
+            match.stop(9)
+            try blocker.execute("ROLLBACK")
+        }
+        #expect(try site.run()[5] == "f")
+        #expect(try site.session.value("SELECT count(*) FROM reactions.difference") == "0")
+
+        try await blocked { match in
+            clickHouse.stop()
+            try blocker.execute("ROLLBACK")
+            try await eventually { !match.isRunning }
+        }
+        #expect(try site.run()[5] == "f")
+        #expect(
+            try site.session.value(
+                "SELECT error IS NOT NULL FROM reactions.match_run ORDER BY match_run_id DESC LIMIT 1") == "t")
+        #expect(try site.session.value("SELECT count(*) FROM reactions.difference") == "0")
+
+        try await clickHouse.restart()
+        #expect(!(await site.match("--max-repairs", "1000", "--repair").output.isEmpty))
+        #expect(try Set(site.differences().map { $0[1] }) == ["5"])
+        #expect(try site.run()[1] == site.run()[2])
+    }
+
+    @Test("nothing is lost to session_replication_role, and a backfill that begins in mid-match voids it")
+    func replicaRole() async throws {
+        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.site.sealed()
+        try site.session.execute(
+            """
+            SET session_replication_role = replica;
+            DELETE FROM "ImageReaction" WHERE "userId" = 3;
+            INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES (3, 1, 'Cry');
+            RESET session_replication_role
+            """)
+        try await site.stack.drained(site.session)
+        #expect(await site.match().hasEndedWell)
+        try await site.site.expectAgreement()
+
+        let blocker = try site.stack.connect()
+        try blocker.execute("BEGIN; LOCK TABLE reactions.difference, \"ImageReaction\" IN ACCESS EXCLUSIVE MODE")
+        async let match = site.match()
+        try await eventually {
+            try site.session.value(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '\"ImageReaction\"'::regclass") == "1"
+        }
+        try blocker.execute("SELECT reactions.restart_backfill('Image'); COMMIT")
+        let voided = await match
+        #expect(!voided.hasEndedWell && voided.output.contains("backfilled anew"), "\(voided.output)")
+        #expect(try site.run()[5] == "f")
+    }
+}
+
+/// A value that two threads share.
+private final class Flag: Sendable {
+    private let lock = NSLock()
+    nonisolated(unsafe) private var stored: Bool
+    init(_ value: Bool) { stored = value }
+    var value: Bool {
+        get { lock.withLock { stored } }
+        set { lock.withLock { stored = newValue } }
+    }
+}
+
+/// Changes of every kind, on users 1 … 200.
+private func write(_ session: PostgresConnection, seed: Int) throws {
+    try session.execute(
+        """
+        INSERT INTO "ImageReaction" ("userId", "imageId", reaction)
+        SELECT (g * 31 + \(seed)) % 200 + 1, (g * 17 + \(seed * 7)) % 5000, (enum_range(NULL::"ReviewReactions"))[(g + \(seed)) % 5 + 1]
+        FROM generate_series(1, 20) g ON CONFLICT DO NOTHING;
+        UPDATE "ImageReaction" SET note = 'y' WHERE "userId" = \(seed % 200 + 1) AND "imageId" % 7 = 1;
+        DELETE FROM "ImageReaction" WHERE "userId" = \((seed * 13) % 200 + 1) AND "imageId" % 5 = \(seed % 5)
+        """)
+}
