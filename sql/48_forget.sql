@@ -30,9 +30,9 @@ CREATE FUNCTION _delete_rows(entity_type text, user_id bigint, entity_id bigint)
 COMMENT ON FUNCTION _delete_rows(text, bigint, bigint) IS
     'deletes the rows of a user, or of an entity, from a type''s table as its owner; a frozen table without events';
 
-CREATE FUNCTION _write_removal(entity_type text, user_id bigint, entity_id bigint) RETURNS bigint
+CREATE FUNCTION _write_removal(type_id smallint, user_id bigint, entity_id bigint) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reactions_write_removal';
-COMMENT ON FUNCTION _write_removal(text, bigint, bigint) IS
+COMMENT ON FUNCTION _write_removal(smallint, bigint, bigint) IS
     'writes the event that a user, or an entity, is gone, when no writer of theirs is before its commit';
 
 CREATE FUNCTION _entomb(of_user bigint, deleted jsonb) RETURNS bigint
@@ -47,7 +47,7 @@ DECLARE
 BEGIN
     PERFORM reactions._fence_out(NULL);
     FOR of_type IN
-        SELECT t.entity_type, EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table) AS has_table
+        SELECT t.type_id, t.entity_type, EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table) AS has_table
         FROM reactions.entity_type t ORDER BY t.type_id
     LOOP
         rows := NULL;
@@ -64,7 +64,7 @@ BEGIN
         END IF;
         total := total + coalesce(rows, 0);
         report := report || jsonb_build_object(of_type.entity_type, jsonb_build_object('table', rows));
-        newest := reactions._write_removal(of_type.entity_type, of_user, NULL);
+        newest := reactions._write_removal(of_type.type_id, of_user, NULL);
     END LOOP;
     IF newest IS NULL THEN
         PERFORM reactions._refuse('there is no entity type');
@@ -103,6 +103,9 @@ BEGIN
     total := reactions._entomb($1, deleted);
     COMMIT;
     RAISE NOTICE 'user % has no reactions any more; % rows were deleted from tables', $1, total;
+    FOR of_type IN SELECT t.entity_type FROM reactions.entity_type t WHERE t.phase OPERATOR(pg_catalog.=) 'detached' ORDER BY t.type_id LOOP
+        RAISE NOTICE 'entity type "%" is detached: rows of the table that it had were left alone', of_type.entity_type;
+    END LOOP;
     RAISE NOTICE 'the agent now erases the user from ClickHouse and Redis; reactions.forgotten_users shows how far it is';
 END
 $$;
@@ -119,7 +122,7 @@ BEGIN
     IF $1 IS NULL THEN
         PERFORM reactions._refuse('entity_id must not be null', NULL, 'null_value_not_allowed');
     END IF;
-    SELECT t.phase, EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table) AS has_table INTO found
+    SELECT t.type_id, t.phase, EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table) AS has_table INTO found
         FROM reactions.entity_type t WHERE t.entity_type = $2;
     IF found.phase IS NULL THEN
         PERFORM reactions._refuse(format('entity type "%s" does not exist', $2), NULL, 'undefined_object');
@@ -128,7 +131,7 @@ BEGIN
         PERFORM reactions._refuse(format('entity type "%s" is detached', $2), 'Its table is not ours any more.');
     END IF;
     IF found.phase NOT IN ('attached', 'dual_read', 'switch_reads') THEN
-        PERFORM reactions._write_removal($2, NULL, $1);
+        PERFORM reactions._write_removal(found.type_id, NULL, $1);
     END IF;
     IF found.has_table THEN
         rows := reactions._delete_rows($2, NULL, $1);

@@ -59,8 +59,8 @@ import Testing
                 """
                 BEGIN;
                 SELECT reactions._fence_out(NULL);
-                SELECT reactions._write_removal('Image', u, NULL) FROM generate_series(\(round) + 1, \(users), 10) u;
-                SELECT reactions._write_removal('Image', NULL, \(round % 5 + 1)), reactions._write_removal('Image', NULL, 999);
+                SELECT reactions._write_removal(1::smallint, u, NULL) FROM generate_series(\(round) + 1, \(users), 10) u;
+                SELECT reactions._write_removal(1::smallint, NULL, \(round % 5 + 1)), reactions._write_removal(1::smallint, NULL, 999);
                 COMMIT;
                 SELECT reactions.react(\(round) + 1, 3, 'Like'), reactions.react(\(round) + 11, \(round % 5 + 1), 'Like')
                 """)
@@ -115,7 +115,7 @@ import Testing
             """
             BEGIN;
             SELECT reactions._fence_out(NULL);
-            SELECT reactions._write_removal('Image', u, NULL) FROM generate_series(1, 10000) u;
+            SELECT reactions._write_removal(1::smallint, u, NULL) FROM generate_series(1, 10000) u;
             COMMIT
             """)
         let started = ContinuousClock.now

@@ -62,7 +62,10 @@ reactions_delete_rows(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(reactions_write_removal);
 
-/* _write_removal(entity_type text, user_id bigint, entity_id bigint) returns the event's version; one of the ids is null */
+/*
+ * _write_removal(type_id smallint, user_id bigint, entity_id bigint) returns the event's version; one of the ids is null. Of a detached
+ * type, too: its reactions are still in ClickHouse.
+ */
 Datum
 reactions_write_removal(PG_FUNCTION_ARGS)
 {
@@ -72,7 +75,11 @@ reactions_write_removal(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("reactions._write_removal()");
 	catalog_fence();
-	type = catalog_type_of_argument(PG_GETARG_TEXT_PP(0));
+	type = catalog_type_of_id(PG_GETARG_INT16(0));
+	if (type == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("entity type %d does not exist", PG_GETARG_INT16(0))));
 	event.user_id = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
 	event.entity_id = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
 	event.created_at = GetCurrentTimestamp();
