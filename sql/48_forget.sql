@@ -151,6 +151,8 @@ BEGIN
     DELETE FROM reactions.difference d USING reactions.match_run r, reactions.forgotten_user f
     WHERE d.user_id = of_user AND r.match_run_id = d.match_run_id AND f.user_id = of_user AND f.version = of_version
         AND r.started_at <= f.requested_at;
+    DELETE FROM reactions.write_back_refused w USING reactions.forgotten_user f
+    WHERE w.user_id = of_user AND f.user_id = of_user AND f.version = of_version AND w.noted_at <= f.requested_at;
     DELETE FROM reactions.parked_event p WHERE p.user_id = of_user AND p.version <= of_version;
     UPDATE reactions.forgotten_user f SET
         state = 'erased', waits_for = NULL, finished_at = clock_timestamp(),
