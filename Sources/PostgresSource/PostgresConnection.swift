@@ -112,6 +112,42 @@ final class PostgresConnection {
         }
     }
 
+    /// Begins `COPY … FROM STDIN`. Until `endCopyIn` has returned the connection can be used for nothing else.
+    func beginCopyIn(_ sql: String) throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        isInUnknownState = true
+        guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        try waitForResult(until: deadline)
+        guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
+        defer { PQclear(result) }
+        guard PQresultStatus(result) == PGRES_COPY_IN else {
+            let error = PostgresError(result: result)
+            _ = try results(until: deadline)
+            isInUnknownState = false
+            throw error
+        }
+    }
+
+    /// Returns when the server has taken the bytes. What it has against them is told by `endCopyIn`.
+    func continueCopyIn(_ bytes: [UInt8]) throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        guard let count = Int32(exactly: bytes.count) else { throw BinaryCopyRow.nonsense }
+        let status = bytes.withUnsafeBytes {
+            PQputCopyData(connection, $0.baseAddress?.assumingMemoryBound(to: CChar.self), count)
+        }
+        guard status == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+    }
+
+    func endCopyIn() throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        guard PQputCopyEnd(connection, nil) == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        _ = try results(until: deadline)
+        isInUnknownState = false
+    }
+
     /// Waits for a notification on any channel; true if one came. Ends early when woken.
     func waitForNotification(timeout: Duration) throws(PostgresError) -> Bool {
         let deadline = ContinuousClock.now + timeout

@@ -104,9 +104,12 @@ public struct Stack: Sendable {
         try await reactiond(command, arguments)
     }
 
+    /// - Parameter wrapper: a program that runs it, with its arguments.
     @discardableResult
-    public func reactiond(_ command: String, _ arguments: [String]) async throws -> String {
-        try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
+    public func reactiond(
+        _ command: String, _ arguments: [String], under wrapper: [String] = []
+    ) async throws -> String {
+        try await run(wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
     /// A path of the test's own.
