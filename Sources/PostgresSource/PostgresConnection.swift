@@ -11,6 +11,8 @@ final class PostgresConnection {
     /// For one conversation.
     private let timeout: Duration
     private(set) var isInUnknownState = false
+    /// Told the server's notices and warnings, each as a line or more.
+    var notice: (@Sendable (String) -> Void)?
 
     /// - Parameter password: nil to let libpq find one.
     init(
@@ -43,7 +45,14 @@ final class PostgresConnection {
             case .woken: throw PostgresError(disposition: .reconnect, message: "connecting was interrupted")
             }
         }
-        PQsetNoticeProcessor(opened, { _, _ in }, nil)
+        // Safe because: the connection, and with it the pointer, is closed in deinit.
+        PQsetNoticeProcessor(
+            opened,
+            { connection, text in
+                guard let connection, let text else { return }
+                let receiver = Unmanaged<PostgresConnection>.fromOpaque(connection).takeUnretainedValue()
+                receiver.notice?(String(cString: text))
+            }, Unmanaged.passUnretained(self).toOpaque())
         _ = PQsetnonblocking(opened, 1)
     }
 

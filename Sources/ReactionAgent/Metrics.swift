@@ -27,6 +27,10 @@ public final class Metrics: Sendable {
         var postgresFailures: UInt64 = 0
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
+        /// By entity type.
+        var phases: [String: String] = [:]
+        /// Of types that are to leave their phase by themselves and have been in it for long enough.
+        var unmetConditions: [String: Int] = [:]
     }
 
     private let values = Mutex(Values())
@@ -49,6 +53,9 @@ public final class Metrics: Sendable {
     }
 
     public var role: Role { values.withLock { $0.role } }
+
+    /// Phases of the types, by name; empty as long as they are not known.
+    var phases: [String: String] { values.withLock { $0.phases } }
 
     public func text() -> String {
         let values = values.withLock { $0 }
@@ -80,6 +87,13 @@ public final class Metrics: Sendable {
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
+        text.gauges(
+            "reactiond_phase", "1 for the phase that an entity type is in.",
+            values.phases.sorted { $0.key < $1.key }.map { ([("type", $0.key), ("phase", $0.value)], 1) })
+        text.gauges(
+            "reactiond_conditions_unmet",
+            "What an entity type that is to advance by itself lacks for its next phase, looked at every minute.",
+            values.unmetConditions.sorted { $0.key < $1.key }.map { ([("type", $0.key)], Double($0.value)) })
         return text.text
     }
 }
@@ -91,6 +105,21 @@ struct PrometheusText {
     mutating func gauge(_ name: String, _ help: String, _ value: Double) {
         header(name, help, "gauge")
         text += "\(name) \(value)\n"
+    }
+
+    /// One value for each set of labels.
+    mutating func gauges(
+        _ name: String, _ help: String, _ values: [(labels: [(name: String, value: String)], value: Double)]
+    ) {
+        header(name, help, "gauge")
+        for (labels, value) in values {
+            let pairs = labels.map { label in
+                let escaped = label.value.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"").replacing(
+                    "\n", with: "\\n")
+                return "\(label.name)=\"\(escaped)\""
+            }
+            text += "\(name){\(pairs.joined(separator: ","))} \(value)\n"
+        }
     }
 
     mutating func counter(_ name: String, _ help: String, _ value: UInt64) {
