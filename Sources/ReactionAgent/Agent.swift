@@ -35,11 +35,14 @@ public enum Agent {
             settings: settings.backfill, postgres: settings.postgres, clickHouse: settings.clickHouse, logger: logger)
         let compared = ComparedReadsService(
             reads: ComparedReads(settings: settings.postgres), metrics: metrics, logger: logger)
+        let match = MatchService(
+            settings: settings.matchService, postgres: settings.postgres, clickHouse: settings.clickHouse,
+            metrics: metrics, logger: logger)
         let limit = ShutdownLimit(limit: settings.mirror.shutdownTimeout + grace, logger: logger)
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, mirror, backfill, limit], gracefulShutdownSignals: [.sigterm, .sigint],
+            services: web + [compared, mirror, backfill, match, limit], gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         ).run()
     }

@@ -1,4 +1,5 @@
 internal import Pipeline
+internal import PostgresSource
 internal import Synchronization
 
 /// Counters and gauges, in Prometheus's text format. Names are `reactiond_<subsystem>_<what>_<unit>`.
@@ -27,6 +28,7 @@ public final class Metrics: Sendable {
         var postgresFailures: UInt64 = 0
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
+        var matches: [MatchReport] = []
     }
 
     private let values = Mutex(Values())
@@ -80,7 +82,37 @@ public final class Metrics: Sendable {
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
+        add(values.role == .leading ? values.matches : [], to: &text)
         return text.text
+    }
+
+    /// Of the leader only: what a follower has seen is old.
+    private func add(_ matches: [MatchReport], to text: inout PrometheusText) {
+        guard !matches.isEmpty else { return }
+        text.gauges(
+            "reactiond_match_differences", "Reactions on which the last matches found table and ClickHouse apart.",
+            matches.flatMap { match in
+                DifferenceClass.allCases.map { reason in
+                    (
+                        [("type", match.entityType), ("class", reason.rawValue)],
+                        Double(match.differences[reason.rawValue] ?? 0)
+                    )
+                }
+            })
+        text.gauges(
+            "reactiond_match_last_clean_timestamp_seconds", "When the last full match without a difference left ended.",
+            matches.map { ([("type", $0.entityType)], $0.lastClean) })
+        text.gauges(
+            "reactiond_match_duration_seconds", "What the last match took.",
+            matches.flatMap { match in
+                [("full", match.fullTime), ("recent", match.recentTime)].compactMap { scope, time in
+                    time.map { ([("type", match.entityType), ("scope", scope)], $0) }
+                }
+            })
+        text.gauges(
+            "reactiond_capture_altered",
+            "1 while the capture of a table is not whole, or was altered since the last clean match began.",
+            matches.map { ([("type", $0.entityType)], $0.isCaptureInDoubt ? 1 : 0) })
     }
 }
 
@@ -91,6 +123,16 @@ struct PrometheusText {
     mutating func gauge(_ name: String, _ help: String, _ value: Double) {
         header(name, help, "gauge")
         text += "\(name) \(value)\n"
+    }
+
+    /// - Parameter values: with their labels, which need no escaping.
+    mutating func gauges(_ name: String, _ help: String, _ values: [(labels: [(String, String)], value: Double)]) {
+        guard !values.isEmpty else { return }
+        header(name, help, "gauge")
+        for (labels, value) in values {
+            let list = labels.map { "\($0.0)=\"\($0.1)\"" }.joined(separator: ",")
+            text += "\(name){\(list)} \(value)\n"
+        }
     }
 
     mutating func counter(_ name: String, _ help: String, _ value: UInt64) {
