@@ -198,7 +198,7 @@ CREATE VIEW match_status AS
         SELECT max(m.finished_at) AS last_at, (array_agg(m.finished_at - m.started_at ORDER BY m.match_run_id DESC))[1] AS last_time,
             sum(m.differences - m.repaired) FILTER (WHERE m.match_run_id > coalesce(f.match_run_id, 0)) AS differences
         FROM match_run m WHERE m.type_id = t.type_id AND m.scope = 'recent' AND m.finished_at IS NOT NULL) r ON true
-    LEFT JOIN _capture_seen c USING (type_id)
+    LEFT JOIN _capture_seen c ON c.type_id = t.type_id
     WHERE t.legacy_table IS NOT NULL;
 COMMENT ON VIEW match_status IS
     'what the last matches of each attached table have left, and whether its capture was altered since the last clean one';

@@ -35,7 +35,8 @@ public struct RecordedMatch: Sendable {
 
     /// - Parameter progress: what was found so far, and the rows that are to be compared, about.
     public func run(
-        _ entityType: String, _ scope: MatchSource.Scope = .full, progress: @escaping @Sendable (MatchResult, Int64) async -> Void
+        _ entityType: String, _ scope: MatchSource.Scope = .full,
+        progress: @escaping @Sendable (MatchResult, Int64) async -> Void
     ) async throws -> Outcome {
         let target = try await source.target(entityType)
         let match = TableMatch(target: target, settings: settings, postgres: postgres, clickHouse: clickHouse)
@@ -71,11 +72,13 @@ public struct RecordedMatch: Sendable {
     private func since(_ target: MatchTarget) throws -> UInt64 {
         guard target.asOf == nil else {
             throw MatchSource.Problem(
-                description: "the table of entity type \(target.type.name) takes no more writes: nothing in it is recent")
+                description:
+                    "the table of entity type \(target.type.name) takes no more writes: nothing in it is recent")
         }
         guard let since = target.lastSeen else {
             throw MatchSource.Problem(
-                description: "entity type \(target.type.name) was never matched: a recent match goes on from the last one")
+                description:
+                    "entity type \(target.type.name) was never matched: a recent match goes on from the last one")
         }
         return since
     }

@@ -13,7 +13,9 @@ struct Match: AsyncParsableCommand {
     @Option(help: "An entity type; may be given several times. Without it: every one that has a table.")
     var type: [String] = []
 
-    @Flag(help: "Compare only what was written since the last match, found by the rows' transaction ids and in the outbox.")
+    @Flag(
+        help:
+            "Compare only what was written since the last match, found by the rows' transaction ids and in the outbox.")
     var recent = false
 
     @Flag(help: "Write an event for each difference, so that ClickHouse and Redis agree with the table.")
