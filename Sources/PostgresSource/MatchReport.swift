@@ -12,6 +12,11 @@ public struct MatchReport: Sendable, Equatable {
 }
 
 extension MatchSource {
+    /// How long the oldest event that is in no finished batch has waited, and zero without one.
+    public func lag() throws(PostgresError) -> Duration {
+        try PostgresSource.lag(session)
+    }
+
     public func reports() throws(PostgresError) -> [MatchReport] {
         let result = try query(
             """

@@ -253,7 +253,7 @@ public actor MatchSource {
         try session.query(sql, parameters)
     }
 
-    private var session: PostgresConnection {
+    var session: PostgresConnection {
         get throws(PostgresError) {
             guard let connection, connection.isUsable else {
                 throw PostgresError(disposition: .reconnect, message: "the session has ended")

@@ -61,6 +61,8 @@ struct MatchService: Service {
                 try await report(source)
                 watched = .now
             }
+            let lag = try await source.lag()
+            metrics.update { $0.outboxAge = lag / .seconds(1) }
             let wish = try await source.wish()
             if try await source.takeLock() {
                 if let wish, let interval = settings.fullInterval,

@@ -29,6 +29,7 @@ public final class Metrics: Sendable {
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
         var matches: [MatchReport] = []
+        var outboxAge: Double = 0
     }
 
     private let values = Mutex(Values())
@@ -82,6 +83,10 @@ public final class Metrics: Sendable {
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
+        text.gauge(
+            "reactiond_outbox_oldest_event_seconds",
+            "How long the oldest event that is in no finished batch has waited, as the leader sees it.",
+            values.role == .leading ? values.outboxAge : 0)
         add(values.role == .leading ? values.matches : [], to: &text)
         return text.text
     }

@@ -459,12 +459,12 @@ private struct MatchSite {
         try await notices("\(table) ENABLE ALWAYS TRIGGER reactions_capture_3_delete", nil)
         try await notices(
             "DROP INDEX \"ImageReaction_key\"",
-            "table \"ImageReaction\" has no unique index over (userId, imageId, reaction)")
+            "table public.\"ImageReaction\" has no unique index over (userId, imageId, reaction)")
         try await notices(
             "CREATE UNIQUE INDEX \"ImageReaction_key\" ON \"ImageReaction\" (\"imageId\", \"userId\", reaction)", nil)
         try await notices(
             "CREATE TABLE parent (LIKE \"ImageReaction\"); \(table) INHERIT parent",
-            "table \"ImageReaction\" has a parent or children by inheritance")
+            "table public.\"ImageReaction\" has a parent or children by inheritance")
         try await notices("\(table) NO INHERIT parent", nil)
         // What is rolled back has not been.
         let seen = try site.value("SELECT altered_at FROM reactions._capture_seen")
