@@ -56,6 +56,8 @@ CREATE TABLE phase_log (
     forced       boolean NOT NULL DEFAULT false,
     readiness    jsonb,
     changed_by   text NOT NULL DEFAULT session_user,
+    -- Tells the agent, which calls itself "reactiond auto_advance", from a person of the same role.
+    application  text NOT NULL DEFAULT current_setting('application_name'),
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 

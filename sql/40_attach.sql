@@ -346,29 +346,44 @@ $$;
 COMMENT ON FUNCTION attach(regclass, text, name, name, name, name, text, text, jsonb, text, jsonb, text, text, integer) IS
     'makes an entity type of an existing table and captures every change of it';
 
-CREATE FUNCTION _fence_out(of_table regclass) RETURNS void
+CREATE FUNCTION _lock_shortly(tables regclass[], mode text, more text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 AS $$
 DECLARE
     pause double precision := 0.01;
+    of_table regclass;
 BEGIN
-    -- A writer has the table first and then the fence, or with the functions the other way round: waiting for both would meet one of
-    -- them in a deadlock, and whoever queues for the fence keeps every writer waiting behind it. So both are tried shortly, and given
-    -- back together.
+    -- Whoever queues for a lock keeps every writer waiting behind it, and whoever keeps one while waiting for the next may meet a writer in
+    -- a deadlock: so all are tried shortly, and given back together.
     FOR attempt IN 1..100 LOOP
         BEGIN
-            IF EXISTS (SELECT FROM pg_class WHERE oid = of_table) THEN
-                EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', of_table);
+            FOREACH of_table IN ARRAY tables LOOP
+                EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', of_table, mode);
+            END LOOP;
+            IF more IS NOT NULL THEN
+                EXECUTE format('LOCK TABLE %s', more);
             END IF;
-            LOCK TABLE reactions.entity_type IN EXCLUSIVE MODE;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_sleep(pause);
             pause := least(pause * 1.5, 0.2);
         END;
     END LOOP;
-    PERFORM reactions._refuse(format('writers of table %s did not leave a gap', of_table),
+    PERFORM reactions._refuse(
+        CASE WHEN tables = '{}' THEN 'writers did not leave a gap'
+            ELSE format('writers of %s did not leave a gap', array_to_string(tables, ', ')) END,
         'Nothing was changed. Look for long transactions and prepared ones, and try again.', 'lock_not_available');
+END
+$$;
+COMMENT ON FUNCTION _lock_shortly(regclass[], text, text) IS 'locks all of some tables without keeping others waiting';
+
+CREATE FUNCTION _fence_out(of_table regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A writer has the table first and then the fence, or with the functions the other way round.
+    PERFORM reactions._lock_shortly(ARRAY(SELECT oid::regclass FROM pg_class WHERE oid = of_table), 'ACCESS EXCLUSIVE',
+        'reactions.entity_type IN EXCLUSIVE MODE');
 END
 $$;
 COMMENT ON FUNCTION _fence_out(regclass) IS 'waits until no writer is between its statement and its commit, and keeps new ones out';

@@ -324,17 +324,15 @@ $$;
 COMMENT ON FUNCTION _flip(text, text, text, boolean, jsonb) IS 'changes the phase of a type when no writer is between statement and commit';
 
 -- A procedure that commits cannot have a search_path of its own: every name is qualified.
-CREATE PROCEDURE advance(entity_type text, force boolean DEFAULT false)
+CREATE PROCEDURE _advance_from(entity_type text, from_phase text, force boolean)
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    from_phase text;
     to_phase text;
     conditions pg_catalog.jsonb;
     missing text;
     advisory text;
 BEGIN
-    SELECT t.phase INTO from_phase FROM reactions.entity_type t WHERE t.entity_type OPERATOR(pg_catalog.=) $1;
     to_phase := reactions._phase_beside(from_phase, 1);
     SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(r)),
             pg_catalog.string_agg(pg_catalog.format('%s: required %s, actual %s.', r.condition, r.required, r.actual), E'\n')
@@ -370,6 +368,19 @@ BEGIN
     COMMIT;
 END
 $$;
+COMMENT ON PROCEDURE _advance_from(text, text, boolean) IS
+    'takes a type from this phase to the next one if it is ready for it, unless somebody else has; commits';
+
+CREATE PROCEDURE advance(entity_type text, force boolean DEFAULT false)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    from_phase text;
+BEGIN
+    SELECT t.phase INTO from_phase FROM reactions.entity_type t WHERE t.entity_type OPERATOR(pg_catalog.=) $1;
+    CALL reactions._advance_from($1, from_phase, force);
+END
+$$;
 COMMENT ON PROCEDURE advance(text, boolean) IS 'takes a type to its next phase if it is ready for it; commits';
 
 CREATE PROCEDURE rollback(entity_type text)
@@ -384,12 +395,17 @@ BEGIN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" does not exist', $1), NULL, 'undefined_object');
     END IF;
     to_phase := reactions._phase_beside(from_phase, -1);
-    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) ANY (ARRAY['stop_writes', 'archived']) THEN
+    IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) 'archived' THEN
         PERFORM reactions._refuse(pg_catalog.format('entity type "%s" cannot go back from phase %s', $1, from_phase));
+    END IF;
+    IF from_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
+        CALL reactions._roll_back_by_agent($1);
+        RETURN;
     END IF;
     COMMIT;
     PERFORM reactions._flip($1, from_phase, to_phase, false, NULL);
     COMMIT;
 END
 $$;
-COMMENT ON PROCEDURE rollback(text) IS 'takes a type back to the phase before; commits';
+COMMENT ON PROCEDURE rollback(text) IS
+    'takes a type back to the phase before; from stop_writes the agent first writes into the table what it has missed; commits';

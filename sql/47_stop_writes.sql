@@ -155,31 +155,6 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _missing_triggers(smallint) IS 'those of _frozen_triggers that do not exist, or not so, or are not enabled';
 
-CREATE FUNCTION _lock_shortly(tables regclass[], mode text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
-AS $$
-DECLARE
-    pause double precision := 0.01;
-    of_table regclass;
-BEGIN
-    -- Whoever queues for a lock keeps every writer waiting behind it: so it is tried shortly, and again.
-    FOR attempt IN 1..100 LOOP
-        BEGIN
-            FOREACH of_table IN ARRAY tables LOOP
-                EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', of_table, mode);
-            END LOOP;
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            PERFORM pg_sleep(pause);
-            pause := least(pause * 1.5, 0.2);
-        END;
-    END LOOP;
-    PERFORM reactions._refuse(format('writers of table %s did not leave a gap', of_table),
-        'Nothing was changed. Look for long transactions and prepared ones, and try again.', 'lock_not_available');
-END
-$$;
-COMMENT ON FUNCTION _lock_shortly(regclass[], text) IS 'locks all of the tables without keeping others waiting';
-
 CREATE FUNCTION prepare_stop_writes(entity_type text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$

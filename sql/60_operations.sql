@@ -14,10 +14,7 @@ CREATE VIEW mirror_status AS
         WHERE NOT EXISTS (SELECT FROM reactions._mirror m WHERE o.version <= m.floor)
     )
     SELECT
-        (SELECT a.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
-         WHERE l.locktype = 'advisory' AND l.classid = 1380013139 AND l.objid = 1 AND l.granted
-             AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-         LIMIT 1) AS agent_pid,
+        reactions._agent_pid() AS agent_pid,
         (SELECT max(b.batch) FROM reactions._batch b) AS last_batch,
         (SELECT max(b.batch) FROM reactions._batch b WHERE b.finished_at IS NOT NULL) AS last_finished_batch,
         (SELECT max(b.finished_at) FROM reactions._batch b) AS last_finished_at,

@@ -11,6 +11,8 @@ final class PostgresConnection {
     /// For one conversation.
     private let timeout: Duration
     private(set) var isInUnknownState = false
+    /// Told the server's notices and warnings, each as a line or more.
+    var notice: (@Sendable (String) -> Void)?
 
     /// - Parameter password: nil to let libpq find one.
     init(
@@ -43,7 +45,14 @@ final class PostgresConnection {
             case .woken: throw PostgresError(disposition: .reconnect, message: "connecting was interrupted")
             }
         }
-        PQsetNoticeProcessor(opened, { _, _ in }, nil)
+        // Safe because: the connection, and with it the pointer, is closed in deinit.
+        PQsetNoticeProcessor(
+            opened,
+            { connection, text in
+                guard let connection, let text else { return }
+                let receiver = Unmanaged<PostgresConnection>.fromOpaque(connection).takeUnretainedValue()
+                receiver.notice?(String(cString: text))
+            }, Unmanaged.passUnretained(self).toOpaque())
         _ = PQsetnonblocking(opened, 1)
     }
 
@@ -110,6 +119,42 @@ final class PostgresConnection {
                 throw PostgresError(connection: connection)
             }
         }
+    }
+
+    /// Begins `COPY … FROM STDIN`. Until `endCopyIn` has returned the connection can be used for nothing else.
+    func beginCopyIn(_ sql: String) throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        isInUnknownState = true
+        guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        try waitForResult(until: deadline)
+        guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
+        defer { PQclear(result) }
+        guard PQresultStatus(result) == PGRES_COPY_IN else {
+            let error = PostgresError(result: result)
+            _ = try results(until: deadline)
+            isInUnknownState = false
+            throw error
+        }
+    }
+
+    /// Returns when the server has taken the bytes. What it has against them is told by `endCopyIn`.
+    func continueCopyIn(_ bytes: [UInt8]) throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        guard let count = Int32(exactly: bytes.count) else { throw BinaryCopyRow.nonsense }
+        let status = bytes.withUnsafeBytes {
+            PQputCopyData(connection, $0.baseAddress?.assumingMemoryBound(to: CChar.self), count)
+        }
+        guard status == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+    }
+
+    func endCopyIn() throws(PostgresError) {
+        let deadline = ContinuousClock.now + timeout
+        guard PQputCopyEnd(connection, nil) == 1 else { throw PostgresError(connection: connection) }
+        try flush(until: deadline)
+        _ = try results(until: deadline)
+        isInUnknownState = false
     }
 
     /// Waits for a notification on any channel; true if one came. Ends early when woken.

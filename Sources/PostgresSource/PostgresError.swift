@@ -14,6 +14,9 @@ public struct PostgresError: Error, Sendable, CustomStringConvertible {
     /// Five characters, or empty if the server did not say anything.
     public var sqlState: String
     public var message: String
+    /// The detail is part of the message, too.
+    public var detail: String?
+    public var hint: String?
     public var disposition: Disposition
 
     public init(disposition: Disposition, sqlState: String = "", message: String) {
@@ -33,6 +36,8 @@ public struct PostgresError: Error, Sendable, CustomStringConvertible {
         self.init(
             disposition: Self.disposition(sqlState: state), sqlState: state,
             message: detail.isEmpty ? field("M") : "\(field("M")) (\(detail))")
+        self.detail = detail.isEmpty ? nil : detail
+        hint = field("H").isEmpty ? nil : field("H")
     }
 
     /// From the connection, when there is no result.

@@ -38,11 +38,16 @@ public enum Agent {
         let match = MatchService(
             settings: settings.matchService, postgres: settings.postgres, clickHouse: settings.clickHouse,
             metrics: metrics, logger: logger)
+        let phases = PhaseService(postgres: settings.postgres, metrics: metrics, logger: logger)
+        let rollback = RollBackService(
+            postgres: settings.postgres, clickHouse: settings.clickHouse,
+            longestBackoff: settings.mirror.longestBackoff, metrics: metrics, logger: logger)
         let limit = ShutdownLimit(limit: settings.mirror.shutdownTimeout + grace, logger: logger)
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, mirror, backfill, match, limit], gracefulShutdownSignals: [.sigterm, .sigint],
+            services: web + [compared, phases, rollback, mirror, backfill, match, limit],
+            gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         ).run()
     }

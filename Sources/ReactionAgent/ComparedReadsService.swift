@@ -7,6 +7,8 @@ struct ComparedReadsService: Service {
     /// Between two looks, and with nothing to look at.
     static let interval: Duration = .seconds(5)
     static let idleInterval: Duration = .seconds(10)
+    /// Between two looks at the phases, which another service knows.
+    static let phaseInterval: Duration = .seconds(1)
 
     let reads: ComparedReads
     let metrics: Metrics
@@ -33,8 +35,14 @@ struct ComparedReadsService: Service {
 
     private func work() async {
         while !Task.isShuttingDownGracefully, !Task.isCancelled {
-            let pause = await digest() ? Self.interval : Self.idleInterval
-            try? await cancelWhenGracefulShutdown { try await Task.sleep(for: pause) }
+            let phases = metrics.phases
+            let until = ContinuousClock.now + (await digest() ? Self.interval : Self.idleInterval)
+            // A type that has come into another phase is looked at at once.
+            while ContinuousClock.now < until, metrics.phases == phases, !Task.isShuttingDownGracefully,
+                !Task.isCancelled
+            {
+                try? await cancelWhenGracefulShutdown { try await Task.sleep(for: Self.phaseInterval) }
+            }
         }
     }
 }

@@ -30,6 +30,10 @@ public final class Metrics: Sendable {
         var lag = LagHistogram()
         var matches: [MatchReport] = []
         var outboxAge: Double = 0
+        /// By entity type.
+        var phases: [String: String] = [:]
+        /// Of types that are to leave their phase by themselves and have been in it for long enough.
+        var unmetConditions: [String: Int] = [:]
     }
 
     private let values = Mutex(Values())
@@ -52,6 +56,9 @@ public final class Metrics: Sendable {
     }
 
     public var role: Role { values.withLock { $0.role } }
+
+    /// Phases of the types, by name; empty as long as they are not known.
+    var phases: [String: String] { values.withLock { $0.phases } }
 
     public func text() -> String {
         let values = values.withLock { $0 }
@@ -88,6 +95,13 @@ public final class Metrics: Sendable {
             "How long the oldest event that is in no finished batch has waited, as the leader sees it.",
             values.role == .leading ? values.outboxAge : 0)
         add(values.role == .leading ? values.matches : [], to: &text)
+        text.gauges(
+            "reactiond_phase", "1 for the phase that an entity type is in.",
+            values.phases.sorted { $0.key < $1.key }.map { ([("type", $0.key), ("phase", $0.value)], 1) })
+        text.gauges(
+            "reactiond_conditions_unmet",
+            "What an entity type that is to advance by itself lacks for its next phase, looked at every minute.",
+            values.unmetConditions.sorted { $0.key < $1.key }.map { ([("type", $0.key)], Double($0.value)) })
         return text.text
     }
 
@@ -130,13 +144,18 @@ struct PrometheusText {
         text += "\(name) \(value)\n"
     }
 
-    /// - Parameter values: with their labels, which need no escaping.
-    mutating func gauges(_ name: String, _ help: String, _ values: [(labels: [(String, String)], value: Double)]) {
-        guard !values.isEmpty else { return }
+    /// One value for each set of labels.
+    mutating func gauges(
+        _ name: String, _ help: String, _ values: [(labels: [(name: String, value: String)], value: Double)]
+    ) {
         header(name, help, "gauge")
         for (labels, value) in values {
-            let list = labels.map { "\($0.0)=\"\($0.1)\"" }.joined(separator: ",")
-            text += "\(name){\(list)} \(value)\n"
+            let pairs = labels.map { label in
+                let escaped = label.value.replacing("\\", with: "\\\\").replacing("\"", with: "\\\"").replacing(
+                    "\n", with: "\\n")
+                return "\(label.name)=\"\(escaped)\""
+            }
+            text += "\(name){\(pairs.joined(separator: ","))} \(value)\n"
         }
     }
 

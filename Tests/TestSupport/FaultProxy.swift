@@ -9,6 +9,8 @@ public final class FaultProxy: Sendable {
         case cutRequest(afterBytes: Int)
         /// Passes the request on, and resets the client when the server answers. The answer is thrown away.
         case loseAnswer
+        /// Passes the request on, and keeps the answer back until `release()`.
+        case holdAnswer
         /// Passes nothing on any more and leaves the connections open.
         case hang
     }
@@ -23,6 +25,7 @@ public final class FaultProxy: Sendable {
     private let listener: Int32
     private let trap = Mutex<Trap?>(nil)
     private let sprung = Mutex(0)
+    private let released = DispatchSemaphore(value: 0)
 
     /// - Parameter target: the server's port on the loopback interface.
     public init(target: UInt16) throws {
@@ -54,6 +57,9 @@ public final class FaultProxy: Sendable {
         trap.withLock { $0 = Trap(text: text, fault: fault) }
     }
 
+    /// Lets go of the answer that was kept back.
+    public func release() { released.signal() }
+
     private func serve(_ client: Int32) {
         let server = Socket.open()
         guard Socket.withLoopback(target, { connect(server, $0, $1) }) == 0 else {
@@ -77,6 +83,7 @@ public final class FaultProxy: Sendable {
                 switch fault {
                 case .cutRequest(let bytes): budget = bytes
                 case .loseAnswer: conversation.losesAnswer.withLock { $0 = true }
+                case .holdAnswer: conversation.holdsAnswer.withLock { $0 = true }
                 case .hang: return
                 }
             }
@@ -96,6 +103,11 @@ public final class FaultProxy: Sendable {
             let count = read(conversation.server, &buffer, buffer.count)
             guard count > 0 else { return conversation.end(reset: count < 0) }
             if conversation.losesAnswer.withLock({ $0 }) { return conversation.end(reset: true) }
+            if conversation.holdsAnswer.withLock({ held in
+                defer { held = false }; return held
+            }) {
+                released.wait()
+            }
             guard Socket.writeAll(conversation.client, buffer[..<count]) else { return conversation.end(reset: true) }
         }
     }
@@ -115,6 +127,7 @@ private final class Conversation: Sendable {
     let client: Int32
     let server: Int32
     let losesAnswer = Mutex(false)
+    let holdsAnswer = Mutex(false)
     private let readers = Mutex(2)
 
     init(client: Int32, server: Int32) {

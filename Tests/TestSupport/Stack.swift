@@ -38,6 +38,13 @@ public struct Stack: Sendable {
         return stack
     }
 
+    /// The same database on another server: its replica, after a failover.
+    public func moved(to postgres: PostgresServer) throws -> Stack {
+        Stack(
+            postgres: postgres, redis: redis, clickHouse: clickHouse, database: database, prefix: prefix,
+            clickHouseDatabase: clickHouseDatabase, directory: try TemporaryDirectory())
+    }
+
     /// Sets `reactions.<name>` for new sessions of the database.
     public func set(_ name: String, _ value: String) throws {
         try postgres.connect().execute("ALTER DATABASE \(database) SET reactions.\(name) = '\(value)'")
@@ -97,9 +104,12 @@ public struct Stack: Sendable {
         try await reactiond(command, arguments)
     }
 
+    /// - Parameter wrapper: a program that runs it, with its arguments.
     @discardableResult
-    public func reactiond(_ command: String, _ arguments: [String]) async throws -> String {
-        try await run([Self.reactiondPath, command, "--config", configurationFile()] + arguments)
+    public func reactiond(
+        _ command: String, _ arguments: [String], under wrapper: [String] = []
+    ) async throws -> String {
+        try await run(wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + arguments)
     }
 
     /// A path of the test's own.

@@ -11,9 +11,10 @@
 #include "shmem.h"
 #include "utils/builtins.h"
 
-static void
+static bool
 no_truth(rx_exchange *exchange, void *context)
 {
+	return true;
 }
 
 PG_FUNCTION_INFO_V1(reactions_probe);

@@ -218,20 +218,28 @@ value_at(TupleTableSlot *slot, AttrNumber attribute)
 	return is_null ? (Datum) 0 : value;
 }
 
+static ReactionPhase
+phase_at(TupleTableSlot *slot)
+{
+	char	   *name = text_at(slot, ATTR_PHASE);
+
+	for (int i = 0; i < lengthof(phase_names); i++)
+		if (strcmp(phase_names[i], name) == 0)
+			return i;
+	return PHASE_DETACHED;
+}
+
 static ReactionType *
 read_type(TupleTableSlot *slot, MemoryContext context)
 {
 	static uint64 types_read = 0;
 	ReactionType *type = palloc0(sizeof(ReactionType));
-	char	   *phase = text_at(slot, ATTR_PHASE);
 
 	type->context = context;
 	type->type_id = DatumGetInt16(value_at(slot, ATTR_TYPE_ID));
 	type->name = text_at(slot, ATTR_ENTITY_TYPE);
 	type->exclusive = strcmp(text_at(slot, ATTR_MODE), "exclusive") == 0;
-	for (int i = 0; i < lengthof(phase_names); i++)
-		if (strcmp(phase_names[i], phase) == 0)
-			type->phase = i;
+	type->phase = phase_at(slot);
 	type->legacy_table = DatumGetObjectId(value_at(slot, ATTR_LEGACY_TABLE));
 	type->user_column = name_or_null(slot, ATTR_USER_COLUMN);
 	type->entity_column = name_or_null(slot, ATTR_ENTITY_COLUMN);
@@ -528,6 +536,23 @@ void
 catalog_fence(void)
 {
 	LockRelationOid(current_catalog()->relations.entity_type, RowExclusiveLock);
+}
+
+ReactionPhase
+catalog_phase_in(const ReactionType *type, Snapshot snapshot)
+{
+	Relation	relation = table_open(current_catalog()->relations.entity_type, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	TableScanDesc scan = table_beginscan(relation, snapshot, 0, NULL);
+	ReactionPhase phase = PHASE_DETACHED;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		if (DatumGetInt16(value_at(slot, ATTR_TYPE_ID)) == type->type_id)
+			phase = phase_at(slot);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, AccessShareLock);
+	return phase;
 }
 
 void

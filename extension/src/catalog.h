@@ -106,6 +106,9 @@ extern void catalog_fence(void);
 /* Fails a statement that waited at the fence and found the type in another phase: 40001. */
 extern void catalog_refuse_other_phase(const ReactionType *type) pg_attribute_noreturn();
 
+/* The type's phase when the snapshot was taken. */
+extern ReactionPhase catalog_phase_in(const ReactionType *type, Snapshot snapshot);
+
 /* The newest snapshot, which a REPEATABLE READ transaction's own is not; in parallel mode, where there is none, the active one. */
 extern Snapshot catalog_newest_snapshot(void);
 

@@ -103,7 +103,8 @@ exchange_run(rx_exchange *exchange, TruthGiver giver, void *context, rx_error *e
 				ready = wait_for(&wait);
 				break;
 			case RX_WANT_TRUTH:
-				giver(exchange, context);
+				if (!giver(exchange, context))
+					return false;
 				break;
 		}
 		CHECK_FOR_INTERRUPTS();

@@ -6,11 +6,11 @@
 
 #include "CReactionsBoundary.h"
 
-/* Answers RX_WANT_TRUTH. */
-typedef void (*TruthGiver) (rx_exchange *exchange, void *context);
+/* Answers RX_WANT_TRUTH; false if it cannot, and the exchange is to be given up. */
+typedef bool (*TruthGiver) (rx_exchange *exchange, void *context);
 
 /*
- * Steps the exchange until it is done (true) or has failed (false, and `error` is filled). Waits on the latch and the socket, so a
+ * Steps the exchange until it is done (true) or has failed (false, and `error` is filled unless the giver gave up). Waits on the latch and the socket, so a
  * cancel, a termination or a statement time-out acts at once by raising; the caller ends the exchange in PG_FINALLY.
  */
 extern bool exchange_run(rx_exchange *exchange, TruthGiver giver, void *context, rx_error *error);

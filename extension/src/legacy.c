@@ -11,9 +11,15 @@
 #include "utils/snapmgr.h"
 
 bool
+legacy_is_truth_in(ReactionPhase phase)
+{
+	return phase == PHASE_ATTACHED || phase == PHASE_DUAL_READ || phase == PHASE_SWITCH_READS;
+}
+
+bool
 legacy_is_truth(const ReactionType *type)
 {
-	return type->phase == PHASE_ATTACHED || type->phase == PHASE_DUAL_READ || type->phase == PHASE_SWITCH_READS;
+	return legacy_is_truth_in(type->phase);
 }
 
 bool

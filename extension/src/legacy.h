@@ -15,6 +15,7 @@ typedef struct UserFlags
 
 /* Whether the phase reads the attached table as the truth. */
 extern bool legacy_is_truth(const ReactionType *type);
+extern bool legacy_is_truth_in(ReactionPhase phase);
 
 /* Whether the phase has frozen the attached table, if there still is one. */
 extern bool legacy_is_frozen(const ReactionType *type);

@@ -10,6 +10,14 @@
  *
  * The truth is read under one newest snapshot, taken after Redis has answered the miss (a fill of what was read earlier could hide a
  * later event for ever), and under the lock that keeps the outbox from being truncated between the floor and the rows.
+ *
+ * A read that began when the table was the truth may come to ask it late:
+ *
+ *     reader: the table is the truth, Redis does not know  |  flip to stop_writes  |  others write v, ClickHouse confirms, the floor rises
+ *     reader: the floor is at or above v, the table, which is frozen, has not got v: it would be answered, and filled, without v for ever
+ *
+ * So the phase is read in the same snapshot: one that shows v shows the flip before it. The read is then begun again with ClickHouse as
+ * its truth. (The other way round nothing happens: ClickHouse under the outbox is right in every phase.)
  */
 #include "read.h"
 
@@ -31,6 +39,7 @@ typedef struct TruthQuestion
 	ReactionType *type;
 	int64		user_id;
 	bool		from_table;
+	bool		table_is_frozen;	/* the answer: the table is not the truth any more */
 } TruthQuestion;
 
 /* Whether what is read may be put into the cache: only if no snapshot that is used can hold something uncommitted or old. */
@@ -55,7 +64,7 @@ flush_commits(const OutboxRow *rows, size_t count)
 		XLogFlush(latest);
 }
 
-static void
+static bool
 give_truth(rx_exchange *exchange, void *context)
 {
 	TruthQuestion *question = context;
@@ -71,6 +80,15 @@ give_truth(rx_exchange *exchange, void *context)
 	rx_wanted_truth(exchange, &wanted);
 	outbox_lock();
 	snapshot = RegisterSnapshot(catalog_newest_snapshot());
+	question->table_is_frozen = question->from_table && !legacy_is_truth_in(catalog_phase_in(question->type, snapshot));
+	if (question->table_is_frozen)
+	{
+		UnregisterSnapshot(snapshot);
+		outbox_unlock();
+		MemoryContextSwitchTo(before);
+		MemoryContextDelete(local);
+		return false;
+	}
 	truth.floor = outbox_floor(snapshot);
 	rows = outbox_scan(question->type, question->user_id, NULL, OUTBOX_COMMITTED_IN, snapshot, &truth.outbox_count);
 	if (question->from_table)
@@ -97,6 +115,7 @@ give_truth(rx_exchange *exchange, void *context)
 
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(local);
+	return true;
 }
 
 /*
@@ -148,16 +167,38 @@ run(rx_exchange *exchange, TruthQuestion *question, size_t ids_count, int32 *fla
 	return done;
 }
 
+/* Begins again what was to be answered from a table that is frozen meanwhile. */
 static bool
-run_for_ids(const rx_read_request *request, TruthQuestion *question, int32 *flags, size_t *missed, rx_error *error)
+asks_clickhouse_instead(rx_read_request *request, TruthQuestion *question)
 {
-	return run(rx_read_begin(request), question, request->entity_count, flags, missed, NULL, error);
+	if (!question->table_is_frozen)
+		return false;
+	question->from_table = false;
+	question->table_is_frozen = false;
+	request->truth = RX_TRUTH_CLICKHOUSE;
+	return true;
 }
 
 static bool
-run_for_user(rx_exchange *exchange, TruthQuestion *question, UserFlags *result, rx_error *error)
+run_for_ids(rx_read_request *request, TruthQuestion *question, int32 *flags, size_t *missed, rx_error *error)
 {
-	return run(exchange, question, 0, NULL, NULL, result, error);
+	bool		done;
+
+	do
+		done = run(rx_read_begin(request), question, request->entity_count, flags, missed, NULL, error);
+	while (asks_clickhouse_instead(request, question));
+	return done;
+}
+
+static bool
+run_for_user(rx_read_request *request, TruthQuestion *question, UserFlags *result, rx_error *error)
+{
+	bool		done;
+
+	do
+		done = run(rx_read_begin(request), question, 0, NULL, NULL, result, error);
+	while (asks_clickhouse_instead(request, question));
+	return done;
 }
 
 static bool
@@ -383,7 +424,7 @@ read_whole_user(ReactionType *type, int64 user_id, UserFlags *result, rx_error *
 	guc_configure();
 	begin_request(&request, type, user_id);
 	request.whole_map = true;
-	if (!run_for_user(rx_read_begin(&request), &question, result, error))
+	if (!run_for_user(&request, &question, result, error))
 		return false;
 	if (!result->overflow)
 		finish_whole_user(type, user_id, result);
@@ -458,5 +499,5 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 						type->boundary.user_map_limit),
 				 errhint("Commit first.")));
 	guc_configure();
-	return run_for_user(rx_page_begin(catalog_boundary(type), user_id, mask, after, limit), &question, result, error);
+	return run(rx_page_begin(catalog_boundary(type), user_id, mask, after, limit), &question, 0, NULL, NULL, result, error);
 }

@@ -77,7 +77,7 @@ actor BackfillStore {
         return session
     }
 
-    private func forgettingSession<Answer>(
+    func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
         do {

@@ -70,7 +70,7 @@ final class MigrationSite {
             try parts.enumerated().map { index, reactions in
                 let session = try stack.connect()
                 // Enough compared reads within the demonstration.
-                try session.execute("SET reactions.compare_share = 0.2")
+                try session.execute("SET reactions.compare_share = 1")
                 return ApplicationClient(session: session, seed: UInt64(index), images: images, reactions: reactions)
             })
     }

@@ -31,6 +31,15 @@ check_restored() {
     expect "$what: the attached table is captured" "8" \
         "$(here "SELECT set_mask FROM reactions._outbox ORDER BY version DESC LIMIT 1")"
     expect "$what: its reactions are read" "8" "$(here "SELECT reactions.flags(9, 9, 'Photo')")"
+    expect "$what: the frozen table has its stop version, below the next event's" "t|f" "$(here \
+        "SELECT stop_version < (SELECT max(version) FROM reactions._outbox), EXISTS (SELECT FROM reactions._missing_triggers(type_id))
+         FROM reactions.entity_type WHERE entity_type = 'Frozen'")"
+    expect "$what: the frozen table is refused" \
+        'ERROR:  cannot delete from table "frozen": the reactions of entity type "Frozen" are no longer written to it' \
+        "$(here "DELETE FROM shop.frozen" | head -n 1 || true)"
+    here "DELETE FROM shop.person WHERE id = 2"
+    expect "$what: a user that is deleted takes everything along" "u|2|0 r|2|1" "$(here \
+        "SELECT scope, user_id, entity_id FROM reactions._outbox ORDER BY version DESC LIMIT 2" | sort -r | xargs)"
     expect "$what: another type can be added" "" \
         "$(here "SELECT reactions.add_entity_type('Post', 'exclusive')")"
 }
@@ -48,6 +57,11 @@ sql old app "
     CREATE TABLE shop.reaction (u integer, i integer, k shop.kind, PRIMARY KEY (u, i, k));
     SELECT reactions.attach('shop.reaction', 'Photo', 'u', 'i', 'k', unknown_kinds => 'skip');
     INSERT INTO shop.reaction VALUES (1, 1, 'Like'), (1, 1, 'Heart'), (2, 1, 'Dislike');
+    CREATE TABLE shop.person (id bigint PRIMARY KEY);
+    INSERT INTO shop.person SELECT generate_series(1, 3);
+    CREATE TABLE shop.frozen (u bigint REFERENCES shop.person ON DELETE CASCADE, i bigint, k text, PRIMARY KEY (u, i, k));
+    SELECT reactions.attach('shop.frozen', 'Frozen', 'u', 'i', 'k', phase => 'switch_reads');
+    INSERT INTO shop.frozen VALUES (1, 1, 'Like'), (2, 1, 'Like');
     SELECT reactions.raise_epoch('Photo');
     INSERT INTO reactions._mirror (current_outbox, floor) VALUES (1, 1);
     SELECT reactions.react(4, 1, 'Like');
@@ -55,6 +69,9 @@ sql old app "
         VALUES (1, pg_current_snapshot(), 1, 1, 1, 1);
     INSERT INTO reactions.parked_event (version, batch, user_id, entity_id, created_at, written_at, set_mask, clear_mask, type_id,
         scope, delta_known, error_code, error) VALUES (1, 1, 1, 1, now(), now(), 1, 0, 1, 'r', true, 6, 'refused')" >/dev/null
+
+sql old app "CALL reactions.advance('Frozen', true)"
+sql old app "SELECT reactions.react(3, 1, 'Like', 'Frozen')" >/dev/null
 
 for format in plain custom; do
     init "$format"

@@ -14,7 +14,12 @@ sql primary "
     CREATE TABLE reaction (u bigint, i bigint, k text, PRIMARY KEY (u, i, k));
     SELECT reactions.attach('reaction', 'Photo', 'u', 'i', 'k');
     SELECT reactions.set_flags(1, 1, 1);
-    INSERT INTO reaction VALUES (1, 1, 'Like')" >/dev/null
+    INSERT INTO reaction VALUES (1, 1, 'Like');
+    CREATE TABLE person (id bigint PRIMARY KEY);
+    INSERT INTO person VALUES (1);
+    CREATE TABLE frozen (u bigint REFERENCES person ON DELETE CASCADE, i bigint, k text, PRIMARY KEY (u, i, k));
+    SELECT reactions.attach('frozen', 'Frozen', 'u', 'i', 'k', phase => 'switch_reads')" >/dev/null
+sql primary "CALL reactions.advance('Frozen', true)"
 
 for standby in one two; do
     PGHOST=$work/primary.socket quietly "$bin/pg_basebackup" --pgdata="$standby" --write-recovery-conf --checkpoint=fast \
@@ -51,6 +56,14 @@ expect "the generations are on record" "$first|1 $second|2" \
     "$(sql one "SELECT generation, timeline FROM reactions._generation ORDER BY 1" | xargs)"
 sql one "INSERT INTO reaction VALUES (3, 3, 'Heart')"
 expect "capture uses it, too" "$second" "$(sql one "$generation")"
+expect "a frozen table is frozen on the new primary" \
+    'ERROR:  cannot insert into table "frozen": the reactions of entity type "Frozen" are no longer written to it' \
+    "$(sql one "INSERT INTO frozen VALUES (1, 1, 'Like')" | head -n 1 || true)"
+sql one "SELECT reactions.react(1, 1, 'Like', 'Frozen')" >/dev/null
+sql one "DELETE FROM person WHERE id = 1"
+expect "its reactions go on above the version at which it was frozen" "r|t u|t" "$(sql one "
+    SELECT o.scope, o.version > t.stop_version FROM reactions._outbox o JOIN reactions.entity_type t USING (type_id)
+    WHERE t.entity_type = 'Frozen' ORDER BY o.version" | xargs)"
 stop one
 start one
 sql one "SELECT reactions.set_flags(4, 4, 1)" >/dev/null

@@ -196,6 +196,23 @@ SELECT reactions.prepare_stop_writes('Frozen');
 SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Frozen';
 SELECT reactions.prepare_stop_writes('None');
 
+-- A table that is gone in phase archived leaves the reactions, and those who delete users, as they are.
+BEGIN;
+SELECT reactions._flip('Frozen', 'stop_writes', 'archived', false, NULL);
+INSERT INTO test.frozen (u, e, k) VALUES (4, 2, 'Cry');
+DELETE FROM test.frozen;
+ROLLBACK;
+BEGIN;
+SELECT reactions._flip('Frozen', 'stop_writes', 'archived', false, NULL);
+UPDATE reactions.entity_type SET legacy_table = NULL WHERE entity_type = 'Frozen';
+DROP TABLE test.frozen;
+CALL test.forget_events();
+DELETE FROM test.owner WHERE id = 4;
+SELECT reactions.react(5, 1, 'Cry', 'Frozen');
+SELECT * FROM test.new_events();
+SELECT * FROM reactions._write_back('Frozen', '{1}', '{1}', '{1}', '{0}', '{now}');
+ROLLBACK;
+
 -- Going back: the triggers go.
 SELECT reactions._flip('Frozen', 'stop_writes', 'switch_reads', false, NULL);
 SELECT reactions.detach('Frozen');

@@ -1,0 +1,167 @@
+/// A type as `reactiond archive` and `reactiond restore` find it.
+public struct ArchivedType: Sendable {
+    public var phase: String
+    /// Qualified and quoted; nil if it was dropped.
+    public var table: String?
+    public var tableName: String?
+    /// Row of `reactions.entity_type` and the type's kinds, as JSON.
+    public var description: String
+    /// Of the last time that the type was archived: what the phase log keeps, as JSON.
+    public var lastArchive: String?
+    /// Up to it every event was a change of the table.
+    public var stopVersion: Int64?
+}
+
+/// The session that decides: it holds the table of a type still while it is archived, and changes the phase.
+///
+/// Its lock (SHARE UPDATE EXCLUSIVE) lets deletes of foreign keys through, and keeps out whoever would disable the triggers that refuse
+/// every other write: so between the snapshot and the end rows can go, and none can come.
+public actor ArchiveSession {
+    private static let captureTriggers = 6
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
+    private let executor = QueueExecutor(label: "reactiond.postgres.archive")
+    private let settings: PostgresSettings
+    private var connection: PostgresConnection?
+
+    public init(settings: PostgresSettings) {
+        self.settings = settings
+    }
+
+    public func open() throws(PostgresError) {
+        let opened = try PostgresConnection(
+            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
+            timeout: settings.timeout, wakeUp: WakeUp())
+        try PostgresSource.refuseUnfit(opened)
+        _ = try opened.execute(PostgresSource.archiveSettings)
+        connection = opened
+    }
+
+    /// The installed version of the extension; nil if it is not installed.
+    public func extensionVersion() throws(PostgresError) -> String? {
+        try session.query("SELECT extversion FROM pg_extension WHERE extname = 'pg_reactions'").text(0, 0)
+    }
+
+    public func type(_ name: String) throws(PostgresError) -> ArchivedType {
+        let result = try session.query(
+            """
+            SELECT t.phase, c.oid::regclass, c.relname, t.stop_version,
+                   to_jsonb(t) - 'legacy_table' || jsonb_build_object('kinds', (
+                       SELECT jsonb_object_agg(k.kind, k.flag) FROM reactions.kind k WHERE k.type_id = t.type_id)),
+                   (SELECT l.readiness FROM reactions.phase_log l WHERE l.entity_type = t.entity_type AND l.to_phase = 'archived'
+                    ORDER BY l.phase_log_id DESC LIMIT 1)
+            FROM reactions.entity_type t LEFT JOIN pg_class c ON c.oid = t.legacy_table WHERE t.entity_type = $1
+            """, [name])
+        guard !result.rows.isEmpty else {
+            throw PostgresError(disposition: .stop, sqlState: "42704", message: "entity type \(name) does not exist")
+        }
+        return ArchivedType(
+            phase: try result.required(0, 0), table: result.text(0, 1), tableName: result.text(0, 2),
+            description: try result.required(0, 4), lastArchive: result.text(0, 5), stopVersion: result.value(0, 3))
+    }
+
+    // MARK: Archiving
+
+    /// Begins the transaction that ends with the new phase. Nil if the table is held still, else what is in the way.
+    public func hold(_ table: String) throws(PostgresError) -> String? {
+        _ = try session.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'")
+        do throws(PostgresError) {
+            _ = try session.execute("LOCK TABLE \(table) IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = 0")
+        } catch {
+            guard error.sqlState == "55P03" else { throw error }
+            return "table \(table) is locked by another archive, or by maintenance of it: try again later"
+        }
+        // Behind the lock: whoever disabled a trigger, or wrote while one was, is through.
+        let triggers = try session.query(
+            """
+            SELECT count(*) FILTER (WHERE tgenabled = 'A') FROM pg_trigger
+            WHERE tgrelid = $1::regclass AND tgname LIKE 'reactions\\_capture\\_%' AND NOT tgisinternal
+            """, [table])
+        guard triggers.value(0, 0) == Self.captureTriggers else {
+            return
+                "not every capture trigger of table \(table) is enabled, so it may be written: reactions.doctor() says more"
+        }
+        return nil
+    }
+
+    /// What still depends on the table, and what to do about it.
+    public func obstacles(
+        _ entityType: String, disposition: String
+    ) throws(PostgresError) -> [(obstacle: String, hint: String)] {
+        let result = try session.query(
+            """
+            SELECT o.obstacle, o.hint FROM reactions.entity_type t, reactions._archive_obstacles(t.type_id, $2) o WHERE t.entity_type = $1
+            """, [entityType, disposition])
+        return result.rows.map { (result.text($0, 0) ?? "", result.text($0, 1) ?? "") }
+    }
+
+    /// Publications that take a table along without naming it.
+    public func embracingPublications(_ table: String) throws(PostgresError) -> [String] {
+        let result = try session.query(
+            """
+            SELECT p.pubname FROM pg_publication p JOIN pg_class c ON c.oid = $1::regclass
+            WHERE p.puballtables OR EXISTS (
+                SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace)
+            ORDER BY p.pubname
+            """, [table])
+        return result.rows.compactMap { result.text($0, 0) }
+    }
+
+    public func count(_ table: String) throws(PostgresError) -> Int64 {
+        try session.query("SELECT count(*) FROM ONLY \(table)").required(0, 0)
+    }
+
+    /// The conditions of readiness, as JSON, and those that are not fulfilled.
+    public func readiness(_ entityType: String) throws(PostgresError) -> (all: String, missing: [String]) {
+        let result = try session.query(
+            """
+            SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]'),
+                   array_to_json(coalesce(array_agg(format('%s: required %s, actual %s', condition, required, actual))
+                       FILTER (WHERE NOT ok), '{}'))
+            FROM reactions.readiness($1) r
+            """, [entityType])
+        let missing = try session.query("SELECT json_array_elements_text($1::json)", [result.text(0, 1)])
+        return (try result.required(0, 0), missing.rows.compactMap { missing.text($0, 0) })
+    }
+
+    /// The last step, durable on return: returns the table's new name, nil if it is gone or keeps its own.
+    public func archive(_ entityType: String, disposition: String, report: String) throws(PostgresError) -> String? {
+        let result = try session.query(
+            "SELECT reactions._archive_table($1, $2, $3::jsonb)", [entityType, disposition, report])
+        _ = try session.execute("COMMIT")
+        return result.text(0, 0)
+    }
+
+    /// Users whose rows an archive may still have, and a restored table must not.
+    public func forgottenUsers(_ entityType: String) throws(PostgresError) -> Set<Int64> {
+        []
+    }
+
+    var session: PostgresConnection {
+        get throws(PostgresError) {
+            guard let connection, connection.isUsable else {
+                throw PostgresError(disposition: .reconnect, message: "the session has ended")
+            }
+            return connection
+        }
+    }
+}
+
+extension PostgresSettings {
+    /// For statements over a whole table, which take as long as they take; a dead server is noticed by TCP.
+    public var patient: PostgresSettings {
+        var patient = self
+        patient.timeout = max(timeout, .seconds(7 * 86_400))
+        return patient
+    }
+}
+
+extension PostgresSource {
+    /// Values are written as they are read again, whoever set the database up otherwise; a policy that would hide rows is an error.
+    static let archiveSettings =
+        sessionSettings + """
+            ; SET enable_seqscan = on; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 1;
+            SET xmlbinary = base64; SET row_security = off; SET client_min_messages = warning;
+            SET client_connection_check_interval = '10s'
+            """
+}

@@ -1,0 +1,133 @@
+import Foundation
+import Glibc
+import TestSupport
+import Testing
+
+@Suite("Archive, with trouble", .serialized) struct ArchiveTroubleTests {
+    @Test("a full disk leaves everything as it was, and no files")
+    func fullDisk() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 20_000)
+        defer { site.agent.stop(15) }
+        // A limit on the size of a file is met like the end of the disk, in the middle of a write.
+        let full = await site.archive("--then", "drop", under: ["/usr/bin/prlimit", "--fsize=50000"])
+        #expect(!full.hasEndedWell && full.output.contains("larger than files may be"), "\(full.output)")
+        #expect(site.files.isEmpty)
+        #expect(try site.phase() == "stop_writes")
+        #expect(try site.tableExists())
+        #expect(await site.archive("--then", "drop").hasEndedWell)
+    }
+
+    @Test("an archive that is killed while it writes is started over")
+    func killedWhileWriting() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 20_000)
+        defer { site.agent.stop(15) }
+        let process = try site.stack.start(
+            "archive", ["Image", "--to", site.directory, "--then", "drop", "--max-file-rows", "10"])
+        try await eventually { site.files.contains("rows-000003.csv.gz") }
+        process.stop(SIGKILL)
+        #expect(!site.files.contains("manifest.json"))
+        #expect(try site.phase() == "stop_writes")
+        // The server notices that nobody is there any more, and the lock is free.
+        let again = await site.archive("--then", "drop")
+        #expect(again.hasEndedWell && again.output.contains("starting over"), "\(again.output)")
+        #expect(site.files == ["manifest.json", "rows-000001.csv.gz"])
+        #expect(await site.restore().hasEndedWell)
+        try site.expectRestored()
+    }
+
+    @Test("a crash of PostgreSQL before the last step leaves an archive that is used by the next attempt")
+    func crashBeforeLastStep() async throws {
+        let postgres = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
+        let site = try await ArchiveSite.make(try await Stack.make(postgres: postgres))
+        defer { site.agent.stop(15) }
+        // Who reads the table keeps the last step waiting.
+        let reader = try site.stack.connect()
+        try reader.execute("BEGIN; SELECT FROM \"ImageReaction\" LIMIT 1")
+        let process = try site.stack.start("archive", ["Image", "--to", site.directory, "--then", "drop"])
+        let watcher = try site.stack.connect()
+        try await eventually("the last step waits") {
+            try watcher.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%_archive_table(%' AND state = 'active' AND pid <> pg_backend_pid()"
+            )
+                == "1"
+        }
+        postgres.stop(SIGQUIT)
+        try await eventually { !process.isRunning }
+        #expect(site.files.contains("manifest.json"))
+        try await postgres.start()
+
+        let survivor = ArchiveSite(stack: site.stack, session: try site.stack.connect(), agent: site.agent)
+        #expect(try survivor.phase() == "stop_writes")
+        #expect(try survivor.tableExists())
+        try await eventually(within: .seconds(30), "the agent is back") {
+            try survivor.session.value("SELECT agent_pid IS NOT NULL FROM reactions.mirror_status") == "t"
+        }
+        let again = await survivor.archive("--then", "drop")
+        #expect(again.hasEndedWell && again.output.contains("has a finished archive: checking it"), "\(again.output)")
+        #expect(try survivor.phase() == "archived")
+        #expect(await survivor.restore().hasEndedWell)
+        try survivor.expectRestored()
+    }
+
+    @Test("an archive is not used again for a table that has changed since, nor is it overwritten")
+    func outdated() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 500)
+        defer { site.agent.stop(15) }
+        #expect(await site.archive("--then", "keep").hasEndedWell)
+        #expect(await site.restore().hasEndedWell)
+        try site.session.execute(
+            """
+            ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; UPDATE "ImageReaction" SET "no,te" = 'other' WHERE id = 3;
+            """)
+        let disabled = await site.archive()
+        #expect(!disabled.hasEndedWell && disabled.output.contains("capture trigger"), "\(disabled.output)")
+        try site.session.execute(
+            """
+            DO $$ DECLARE n name; BEGIN
+                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
+                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
+                END LOOP; END $$
+            """)
+        let refused = await site.archive()
+        #expect(!refused.hasEndedWell && refused.output.contains("name another directory"), "\(refused.output)")
+        #expect(await site.archive("--verify-only").hasEndedWell, "the archive is as it was")
+        // A difference between table and ClickHouse keeps the table where it is.
+        try site.session.execute(
+            """
+            SET session_replication_role = replica; ALTER TABLE "ImageReaction" DISABLE TRIGGER ALL;
+            DELETE FROM "ImageReaction" WHERE id = 3; ALTER TABLE "ImageReaction" ENABLE TRIGGER ALL;
+            DO $$ DECLARE n name; BEGIN
+                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
+                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
+                END LOOP; END $$
+            """)
+        let elsewhere = await site.attempt("archive", ["Image", "--to", site.stack.path("other")])
+        #expect(!elsewhere.hasEndedWell && elsewhere.output.contains("1 reactions differ"), "\(elsewhere.output)")
+        #expect(try site.phase() == "stop_writes")
+    }
+
+    @Test(
+        "a restore that is killed leaves a table that the next one drops; a table of that name that is not its own stays"
+    )
+    func killedWhileRestoring() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 20_000)
+        defer { site.agent.stop(15) }
+        #expect(await site.archive("--then", "drop", "--max-file-rows", "100").hasEndedWell)
+        try site.session.execute("CREATE TABLE \"ImageReaction\" (mine integer)")
+        let taken = await site.restore()
+        #expect(!taken.hasEndedWell && taken.output.contains("already exists"), "\(taken.output)")
+        #expect(try site.session.value("SELECT count(*) FROM \"ImageReaction\"") == "0")
+        try site.session.execute("DROP TABLE \"ImageReaction\"")
+
+        let process = try site.stack.start("restore", ["Image", "--from", site.directory])
+        try await eventually { try site.tableExists() }
+        process.stop(SIGKILL)
+        #expect(try site.phase() == "archived")
+        #expect(
+            try site.session.value("SELECT obj_description('\"ImageReaction\"'::regclass)")?.hasPrefix("being restored")
+                == true)
+        let again = await site.restore()
+        #expect(again.hasEndedWell, "\(again.output)")
+        try site.expectRestored()
+    }
+}
