@@ -66,6 +66,16 @@ public actor MatchSource {
         try session.query("SELECT pg_try_advisory_lock(\(PostgresSource.lockClass), \(Self.lockObject))").isTrue(0, 0)
     }
 
+    /// The same, waiting for another match to end. The agent's are mostly short.
+    public func takeLock(within patience: Duration) async throws -> Bool {
+        let deadline = ContinuousClock.now + patience
+        while true {
+            if try takeLock() { return true }
+            guard .now < deadline else { return false }
+            try await Task.sleep(for: .milliseconds(250))
+        }
+    }
+
     public func releaseLock() throws(PostgresError) {
         _ = try session.query("SELECT pg_advisory_unlock(\(PostgresSource.lockClass), \(Self.lockObject))")
     }

@@ -46,7 +46,7 @@ public struct MatchCommand: Sendable {
         let source = MatchSource(settings: settings.postgres)
         try await source.open()
         try IncompatibleExtension.check(try await source.extensionVersion())
-        guard try await source.takeLock() else {
+        guard try await source.takeLock(within: settings.match.patience) else {
             let holder = try await source.lockHolder().map { " (backend \($0))" } ?? ""
             throw Problem(
                 description: "another match is running\(holder): reactions.match_run shows how far it is; try again")

@@ -108,7 +108,7 @@ public struct Setting: Sendable {
         .init(
             key: "match.patience", form: .duration, standard: "30s",
             help:
-                "How long a match looks again at a reaction whose events are on their way; then it is counted as in flight."
+                "How long a match looks again at a reaction whose events are on their way, before it counts it as in flight; and how long the command waits for another match."
         ),
         .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",

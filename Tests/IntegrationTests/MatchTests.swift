@@ -334,7 +334,7 @@ private struct MatchSite {
         }
         try await blocked { match in
             // Two at once: the second is told so.
-            let second = await site.match()
+            let second = await site.match("--set", "match.patience=500ms")
             #expect(!second.hasEndedWell && second.output.contains("another match is running"), "\(second.output)")
             match.stop(9)
             try blocker.execute("ROLLBACK")
@@ -377,7 +377,7 @@ private struct MatchSite {
         try await site.site.expectAgreement()
 
         let blocker = try site.stack.connect()
-        try blocker.execute("BEGIN; LOCK TABLE reactions.difference, \"ImageReaction\" IN ACCESS EXCLUSIVE MODE")
+        try blocker.execute("BEGIN; LOCK TABLE \"ImageReaction\" IN ACCESS EXCLUSIVE MODE")
         async let match = site.match()
         try await eventually {
             try site.session.value(
