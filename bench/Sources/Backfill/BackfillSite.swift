@@ -143,7 +143,9 @@ struct BackfillSite {
         var run = MatchRun(seconds: 0, peakKilobytes: 0, peakMegabytesOfClickHouse: 0)
         while match.isRunning {
             run.peakKilobytes = max(run.peakKilobytes, peakKilobytes(match.pid))
-            let memory = try clickHouse.query("SELECT toUInt64(max(peak_memory_usage)) FROM system.processes WHERE query LIKE '%isSet%' AND query NOT LIKE '%system.processes%'")
+            let memory = try clickHouse.query(
+                "SELECT toUInt64(max(peak_memory_usage)) FROM system.processes WHERE query LIKE '%isSet%' AND query NOT LIKE '%system.processes%'"
+            )
             run.peakMegabytesOfClickHouse = max(
                 run.peakMegabytesOfClickHouse, (Double(memory.split(separator: "\n").first ?? "") ?? 0) / 1_048_576)
             try await Task.sleep(for: .milliseconds(20))
