@@ -41,7 +41,9 @@ public struct ArchiveCommand: Sendable {
         try await session.open()
         try IncompatibleExtension.check(try await session.extensionVersion())
         let type = try await session.type(entityType)
-        guard type.phase == "stop_writes", let table = type.table, let stopVersion = type.stopVersion else { return try await explain(type) }
+        guard type.phase == "stop_writes", let table = type.table, let stopVersion = type.stopVersion else {
+            return try await explain(type)
+        }
         if let problem = try await session.hold(table) { throw ArchiveProblem(problem) }
         try await refuseObstacles(session, table)
 
@@ -212,7 +214,7 @@ public struct ArchiveCommand: Sendable {
     private func match() async throws {
         let source = MatchSource(settings: settings.postgres)
         try await source.open()
-        guard try await source.takeLock() else {
+        guard try await source.takeLock(within: settings.match.patience) else {
             throw ArchiveProblem("another match is running: reactions.match_run shows how far it is; try again")
         }
         let matching = RecordedMatch(
