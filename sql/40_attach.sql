@@ -202,6 +202,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', of_table, trigger_name);
     END LOOP;
+    PERFORM reactions._note_capture(of_table);
 END
 $$;
 COMMENT ON FUNCTION _create_capture(regclass) IS 'creates the capture triggers of a table, enabled also for replica sessions';
