@@ -241,11 +241,11 @@ BEGIN
     IF statements IS NULL THEN
         RETURN;
     END IF;
-    -- Foreign keys and our own plans spell operators out, with their schema.
+    -- Not those within functions, which are named by themselves, nor of foreign keys.
     RETURN QUERY EXECUTE format(
         'SELECT left(regexp_replace(s.query, ''\s+'', '' '', ''g''), 100) FROM %s s '
-        'WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query ~* $1 '
-        'AND s.query !~ ''OPERATOR\(pg_catalog\.|reactions\.|^\s*(CREATE|ALTER|DROP|VACUUM|ANALYZE|COPY|COMMENT|LOCK)\y'' '
+        'WHERE s.toplevel AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query ~ $1 '
+        'AND s.query !~* ''^\s*(CREATE|ALTER|DROP|VACUUM|ANALYZE|COMMENT|LOCK|GRANT)\y'' '
         'ORDER BY s.calls DESC LIMIT 10', statements) USING pattern;
 EXCEPTION
     -- Created, but not preloaded; or not for us to read.
@@ -261,9 +261,9 @@ AS $$
 #variable_conflict use_variable
 DECLARE
     of_table constant regclass := (SELECT t.legacy_table FROM reactions.entity_type t WHERE t.type_id = of_type);
-    -- The table's name as a word.
+    -- The table's name as a word. One with capitals is always quoted, so it is written as it is.
     pattern constant text := (
-        SELECT '\y' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '\y' FROM pg_class c WHERE c.oid = of_table);
+        SELECT CASE WHEN c.relname = lower(c.relname) THEN '(?i)' ELSE '' END || '\y' || regexp_replace(c.relname, '([^[:alnum:]_])', '\\\1', 'g') || '\y' FROM pg_class c WHERE c.oid = of_table);
 BEGIN
     condition := 'triggers';
     objects := ARRAY(
@@ -307,7 +307,7 @@ BEGIN
     objects := ARRAY(
         SELECT p.oid::regprocedure::text FROM pg_proc p
         WHERE p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'reactions'::regnamespace)
-            AND (p.prosrc ~* pattern OR EXISTS (
+            AND (p.prosrc ~ pattern OR EXISTS (
                 SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
                     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = of_table))
         ORDER BY 1);

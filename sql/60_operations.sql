@@ -84,6 +84,13 @@ BEGIN
     hint := CASE WHEN NOT ok THEN 'reactions.parked_events says what ClickHouse refused and why.' END;
     RETURN NEXT;
 
+    "check" := 'erasures';
+    SELECT count(*) AS pending, min(f.requested_at) AS oldest INTO found FROM reactions.forgotten_user f WHERE f.state <> 'erased';
+    ok := coalesce(found.oldest > clock_timestamp() - interval '1 day', true);
+    detail := format('%s users not erased yet', found.pending);
+    hint := CASE WHEN NOT ok THEN 'reactions.forgotten_users says since when, and what each waits for.' END;
+    RETURN NEXT;
+
     "check" := 'match';
     ok := mirror.match_wanted IS NULL;
     detail := coalesce(mirror.match_wanted, 'none wanted');

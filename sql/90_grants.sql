@@ -36,3 +36,4 @@ SELECT pg_catalog.pg_extension_config_dump('_outbox_1', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_2', '');
 SELECT pg_catalog.pg_extension_config_dump('parked_event', '');
 SELECT pg_catalog.pg_extension_config_dump('_skipped', '');
+SELECT pg_catalog.pg_extension_config_dump('forgotten_user', '');

@@ -142,6 +142,17 @@ public actor PostgresSource {
         try session.query("SELECT pg_try_advisory_lock(\(Self.lockClass), 1)").isTrue(0, 0)
     }
 
+    /// Whether some agent holds that lock.
+    static func isLed(_ session: PostgresConnection) throws(PostgresError) -> Bool {
+        try session.query(
+            """
+            SELECT EXISTS (
+                SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = \(lockClass) AND objid = 1
+                  AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            """
+        ).isTrue(0, 0)
+    }
+
     /// The first thing a leader does: settles generation and base version, listens, and reads what is unfinished.
     public func beginTerm() throws(PostgresError) -> Term {
         let session = try session

@@ -20,6 +20,8 @@ public final class Metrics: Sendable {
         var lastFinished: Double = 0
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
+        var offeredRemovals: UInt64 = 0
+        var pendingErasures = 0
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -81,11 +83,17 @@ public final class Metrics: Sendable {
         text.gauge(
             "reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
         text.counter("reactiond_clickhouse_inserted_events_total", "Events confirmed.", values.insertedEvents)
+        text.counter(
+            "reactiond_redis_removals_total", "Users and entities that are gone, of which Redis was told.",
+            values.offeredRemovals)
         text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
         text.counter(
             "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
+        text.gauge(
+            "reactiond_erasure_pending_users", "Users who are forgotten and not erased yet.",
+            Double(values.pendingErasures))
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
         text.gauges(
             "reactiond_phase", "1 for the phase that an entity type is in.",
