@@ -435,6 +435,7 @@ BEGIN
         PERFORM reactions._refuse(format('entity type "%s" is no longer in phase archived', $1),
             'Somebody else has changed it; reactions.status() tells the phase.', 'serialization_failure');
     END IF;
+    PERFORM reactions._note_capture(of_table);
 END
 $$;
 COMMENT ON FUNCTION _attach_restored(text, regclass, text) IS

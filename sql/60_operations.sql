@@ -105,6 +105,21 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
+    FOR found IN SELECT * FROM reactions.match_status m ORDER BY m.entity_type LOOP
+        "check" := format('match_%s', found.entity_type);
+        ok := found.differences = 0;
+        detail := CASE WHEN found.last_full_at IS NULL AND found.last_recent_at IS NULL THEN 'not matched yet'
+            ELSE format('%s differences left %s, last full match %s', found.differences, found.classes, coalesce(found.last_full_at::text, 'never')) END;
+        hint := CASE WHEN NOT ok THEN 'reactions.differences has them; find the cause, then run reactiond match --repair.' END;
+        RETURN NEXT;
+        "check" := format('capture_altered_%s', found.entity_type);
+        ok := NOT found.is_capture_in_doubt;
+        detail := CASE WHEN ok THEN 'as it was when the last clean match began'
+            ELSE format('altered at %s%s', found.capture_altered_at, ': ' || found.capture_problem) END;
+        hint := CASE WHEN NOT ok THEN 'Changes may have been lost: the agent runs a full match; see reactions.match_status.' END;
+        RETURN NEXT;
+    END LOOP;
+
     FOR of_type IN SELECT * FROM reactions.entity_type t WHERE t.legacy_table IS NOT NULL ORDER BY t.type_id LOOP
         "check" := format('capture_%s', of_type.entity_type);
         SELECT count(*) FILTER (WHERE tgenabled = 'A') AS enabled, count(*) AS present INTO found

@@ -239,7 +239,10 @@ public actor PostgresSource {
         if let newest {
             guard newest.number.rawValue >> Version.sequenceBits < generation else { return }
             _ = try session.query(
-                "UPDATE reactions._mirror SET match_wanted = coalesce(match_wanted, 'generation raised')")
+                """
+                UPDATE reactions._mirror SET match_wanted = concat_ws('; ', match_wanted, 'generation raised to \(generation)')
+                WHERE match_wanted IS NULL OR match_wanted NOT LIKE '%generation raised to \(generation)%'
+                """)
         } else {
             _ = try session.query(
                 """
@@ -251,7 +254,8 @@ public actor PostgresSource {
                 )
                 UPDATE reactions._mirror
                 SET base_version = (foreign_.last + 1) << 44,
-                    match_wanted = coalesce(match_wanted, 'restored from a dump')
+                    match_wanted = CASE WHEN match_wanted LIKE '%restored from a dump%' THEN match_wanted
+                        ELSE concat_ws('; ', match_wanted, 'restored from a dump') END
                 FROM foreign_ WHERE foreign_.last IS NOT NULL
                 """)
         }

@@ -231,7 +231,12 @@ SELECT * FROM reactions._write_back('Frozen', '{1}', '{1}', '{1}', '{0}', '{now}
 ROLLBACK;
 
 -- Going back: the triggers go.
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 SELECT reactions._flip('Frozen', 'stop_writes', 'switch_reads', false, NULL);
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
+SELECT reactions.prepare_stop_writes('Frozen');
 SELECT reactions.detach('Frozen');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 DROP TABLE test.frozen, test.owner, test.picture, test.device;
