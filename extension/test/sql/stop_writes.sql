@@ -241,3 +241,12 @@ SELECT reactions.detach('Frozen');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 DROP TABLE test.frozen, test.owner, test.picture, test.device;
 DROP TYPE test.frozen_kind;
+
+-- A type that never had a table heeds what is gone as well.
+SELECT reactions.add_entity_type('Bare');
+CALL test.forget_events();
+SELECT reactions.react(1, 1, 'Like', 'Bare');
+SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type WHERE entity_type = 'Bare';
+SELECT reactions.react(1, 1, 'Like', 'Bare');
+SELECT reactions.react(1, 1, 'Like', 'Bare');
+SELECT * FROM test.new_events();
