@@ -243,10 +243,10 @@ DROP TABLE test.frozen, test.owner, test.picture, test.device;
 DROP TYPE test.frozen_kind;
 
 -- A type that never had a table heeds what is gone as well.
-SELECT reactions.add_entity_type('Bare');
+SELECT reactions.add_entity_type('Unbound');
 CALL test.forget_events();
-SELECT reactions.react(1, 1, 'Like', 'Bare');
-SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type WHERE entity_type = 'Bare';
-SELECT reactions.react(1, 1, 'Like', 'Bare');
-SELECT reactions.react(1, 1, 'Like', 'Bare');
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type WHERE entity_type = 'Unbound';
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
 SELECT * FROM test.new_events();
