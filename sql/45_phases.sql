@@ -407,6 +407,14 @@ BEGIN
     END IF;
     IF from_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
         CALL reactions._roll_back_by_agent($1);
+        BEGIN
+            PERFORM reactions._drop_frozen_triggers(t.type_id)
+            FROM reactions.entity_type t WHERE t.entity_type OPERATOR(pg_catalog.=) $1;
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE WARNING USING MESSAGE = pg_catalog.concat('triggers of phase stop_writes are left: ', SQLERRM),
+                HINT = 'They do nothing in other phases. The next advance uses them, and detach drops them.';
+        END;
+        COMMIT;
         RETURN;
     END IF;
     COMMIT;

@@ -14,8 +14,8 @@ import Testing
         try await eventually("the match waits") {
             try site.session.value(
                 """
-                SELECT count(*) FROM pg_stat_activity
-                WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO reactions.match_run%' AND datname = current_database()
+                SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                WHERE NOT l.granted AND l.relation = 'reactions.match_run'::regclass AND d.datname = current_database()
                 """) == "1"
         }
         #expect(site.files.contains("manifest.json"))

@@ -65,7 +65,7 @@ import Testing
                 SELECT reactions.react(\(round) + 1, 3, 'Like'), reactions.react(\(round) + 11, \(round % 5 + 1), 'Like')
                 """)
             _ = try session.query("SELECT reactions.flags(u, e) FROM (\(ask)) a WHERE u % 4 = \(round % 4)")
-            // At any moment between forming the batch and finishing it.
+            // At any moment between forming the batch and finishing it: the sleep is what is tested.
             try await Task.sleep(for: .milliseconds(Int.random(in: 0...150)))
             agent.stop(9)
             agent = try stack.startAgent()
@@ -198,5 +198,88 @@ import Testing
         #expect(try rows(of: 3, stack) == 2 * 19)
         try expectDeltasAgree(stack)
         #expect(!stack.agentLog().contains("term ended"))
+    }
+
+    /// Deletions in other tables take the reactions along when the table of reactions is frozen.
+    @Test("users and entities that are deleted in phase stop_writes are gone, by their foreign keys")
+    func foreignKeys() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute(
+            """
+            CREATE TABLE person (id integer PRIMARY KEY);
+            CREATE TABLE image (id integer PRIMARY KEY);
+            INSERT INTO person SELECT generate_series(1, 300);
+            INSERT INTO image SELECT generate_series(1, 10);
+            CREATE TABLE reaction (
+                u integer NOT NULL REFERENCES person ON DELETE CASCADE, e integer NOT NULL REFERENCES image ON DELETE CASCADE,
+                k text NOT NULL, UNIQUE (u, e, k));
+            CREATE INDEX ON reaction (e);
+            SELECT reactions.attach('reaction', 'Image', 'u', 'e', 'k');
+            INSERT INTO reaction SELECT u, e, 'Like' FROM generate_series(1, 300) u, generate_series(1, 10) e WHERE (u + e) % 3 = 0
+            """)
+        for _ in 0..<3 { try session.execute("CALL reactions.advance('Image', true)") }
+        var agent = try stack.startAgent()
+        defer { agent.stop(15) }
+        try session.execute(
+            "SELECT reactions.react(u, e, 'Heart') FROM generate_series(1, 80) u, generate_series(1, 10) e WHERE (u + e) % 5 = 0"
+        )
+        let asked = "SELECT u, e, reactions.flags(u, e) AS f FROM generate_series(1, 300) u, generate_series(1, 10) e"
+        let before = try session.query("SELECT * FROM (\(asked)) a WHERE f <> 0 ORDER BY 1, 2").map {
+            $0.map { $0 ?? "" }
+        }
+        #expect(before.count > 1000)
+        for round in 0..<4 {
+            try session.execute("DELETE FROM person WHERE id % 7 = \(round)")
+            try session.execute("DELETE FROM image WHERE id = \(round + 1)")
+            agent.stop(9)
+            agent = try stack.startAgent()
+        }
+        try await stack.drained(session)
+        let left = before.filter { row in (Int(row[0]) ?? 0) % 7 > 3 && (Int(row[1]) ?? 0) > 4 }
+        #expect(left.count > 200)
+        for attempt in ["by what Redis has", "by what ClickHouse has"] {
+            let read = try session.query("SELECT * FROM (\(asked)) a WHERE f <> 0 ORDER BY 1, 2").map {
+                $0.map { $0 ?? "" }
+            }
+            #expect(read == left, "\(attempt)")
+            try session.execute("SELECT reactions.invalidate('Image', u) FROM generate_series(1, 300) u")
+        }
+        try expectDeltasAgree(stack)
+    }
+
+    @Test("an agent that is killed while it erases leaves the rest to the next one")
+    func killedWhileErasing() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Image')")
+        for start in stride(from: 1, through: 40, by: 10) {
+            try session.execute(
+                "SELECT reactions.react(u, e, 'Like') FROM generate_series(\(start), \(start + 9)) u, generate_series(1, 20) e"
+            )
+        }
+        let first = try stack.startAgent(["--set", "mirror.batch_retention=1s"])
+        try await stack.drained(session)
+        for user in 1...20 { try session.execute("CALL reactions.forget_user(\(user))") }
+        let waiting = "SELECT count(*) FROM reactions.forgotten_user WHERE waits_for = 'clickhouse'"
+        try await eventually(within: .seconds(60), "nothing is in the outbox") { try session.value(waiting) != "0" }
+        first.stop(9)
+        let pending = "SELECT count(*) FROM reactions.forgotten_user WHERE state <> 'erased'"
+        for milliseconds in [900, 1_300, 1_700] where try session.value(pending) != "0" {
+            let agent = try stack.startAgent(["--set", "mirror.batch_retention=1s"])
+            try await Task.sleep(for: .milliseconds(milliseconds))
+            agent.stop(9)
+        }
+        let agent = try stack.startAgent(["--set", "mirror.batch_retention=1s"])
+        defer { agent.stop(15) }
+        try await eventually(within: .seconds(90), "all are erased") { try session.value(pending) == "0" }
+        for table in ["entityMetricEvents", "reactionsByEntity"] {
+            #expect(try stack.clickHouseRows("SELECT min(userId), count() FROM {db}.\(table)") == [["21", "400"]])
+        }
+        try expectDeltasAgree(stack)
+        #expect(
+            try session.query("SELECT DISTINCT clickhouse_rows, state FROM reactions.forgotten_users") == [
+                ["80", "erased"]
+            ])
     }
 }

@@ -41,6 +41,13 @@ SET default_transaction_isolation = 'repeatable read';
 CALL reactions.forget_user(798);
 RESET default_transaction_isolation;
 
+-- Whoever administers the reactions owns neither the table nor the extension.
+SET ROLE reactions_admin;
+CALL reactions.forget_user(797);
+SELECT reactions.forget_entity(797, 'Remembered'), reactions.forget_entity(797, 'Recalled');
+SELECT user_id, requested_by = session_user FROM reactions.forgotten_user WHERE user_id = 797;
+RESET ROLE;
+
 -- What the agent says in the end; what else names the user is deleted.
 INSERT INTO reactions.mismatch (type_id, user_id, entity_id, in_table, in_cache, read_at)
 SELECT type_id, u, 10, 1, 0, clock_timestamp() - interval '3 days' FROM reactions.entity_type, unnest(ARRAY[701, 702]) u WHERE entity_type = 'Remembered';

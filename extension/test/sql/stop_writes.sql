@@ -231,8 +231,22 @@ SELECT * FROM reactions._write_back('Frozen', '{1}', '{1}', '{1}', '{0}', '{now}
 ROLLBACK;
 
 -- Going back: the triggers go.
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 SELECT reactions._flip('Frozen', 'stop_writes', 'switch_reads', false, NULL);
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
+SELECT reactions.prepare_stop_writes('Frozen');
 SELECT reactions.detach('Frozen');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 DROP TABLE test.frozen, test.owner, test.picture, test.device;
 DROP TYPE test.frozen_kind;
+
+-- A type that never had a table heeds what is gone as well.
+SELECT reactions.add_entity_type('Unbound');
+CALL test.forget_events();
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type WHERE entity_type = 'Unbound';
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT * FROM test.new_events();
