@@ -202,6 +202,7 @@ BEGIN
     LOOP
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', of_table, trigger_name);
     END LOOP;
+    PERFORM reactions._note_capture(of_table);
 END
 $$;
 COMMENT ON FUNCTION _create_capture(regclass) IS 'creates the capture triggers of a table, enabled also for replica sessions';
@@ -403,7 +404,11 @@ BEGIN
             'Only a type whose table is complete can be detached.');
     END IF;
 
-    PERFORM reactions._fence_out(found.legacy_table);
+    -- A writer has a table first and then the fence, or with the functions the other way round: so all are taken together.
+    PERFORM reactions._lock_shortly(ARRAY(
+            SELECT oid::regclass FROM pg_class WHERE oid = found.legacy_table
+            UNION SELECT m.of_table FROM reactions._made_triggers(found.type_id) m ORDER BY 1),
+        'ACCESS EXCLUSIVE', 'reactions.entity_type IN EXCLUSIVE MODE');
     FOR trigger_name IN
         SELECT tgname FROM pg_trigger
         WHERE tgrelid = found.legacy_table AND tgname LIKE 'reactions\_capture\_%' AND NOT tgisinternal

@@ -33,15 +33,23 @@ DECLARE
     of_type record;
     pause double precision := 0.01;
 BEGIN
-    SELECT t.type_id, t.legacy_table INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
+    SELECT t.type_id, t.legacy_table, t.phase INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
     IF of_type.legacy_table IS NULL THEN
         PERFORM reactions._refuse(format('entity type "%s" is not attached to a table', $1), NULL, 'undefined_object');
+    END IF;
+    IF of_type.phase IN ('stop_writes', 'archived') THEN
+        PERFORM reactions._refuse(format('the table of entity type "%s" does not hold its newest reactions', $1),
+            'ClickHouse would be made to agree with what the table was when it was frozen. Go back with reactions.rollback first.');
     END IF;
     -- Whoever queues for the lock keeps every writer waiting behind it: so it is tried shortly, and again.
     FOR attempt IN 1..100 LOOP
         BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', of_type.legacy_table);
-            UPDATE reactions.entity_type t SET backfilled = false WHERE t.type_id = of_type.type_id;
+            UPDATE reactions.entity_type t SET backfilled = false WHERE t.type_id = of_type.type_id AND t.phase = of_type.phase;
+            IF NOT FOUND THEN
+                PERFORM reactions._refuse(format('entity type "%s" is no longer in phase %s', $1, of_type.phase),
+                    'Somebody else has changed it; reactions.status() tells the phase.', 'serialization_failure');
+            END IF;
             PERFORM reactions._begin_backfill(of_type.type_id, of_type.legacy_table);
             UPDATE reactions._backfill b SET requested_at = clock_timestamp()
             WHERE b.type_id = of_type.type_id AND b.version = (

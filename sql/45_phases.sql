@@ -220,6 +220,12 @@ BEGIN
         ELSE format('%s of %s reactions differ, %s repaired, at %s', found.differences, found.compared, found.repaired, found.finished_at) END;
     ok := found.match_run_id IS NOT NULL AND found.differences = found.repaired
         AND found.finished_at > clock_timestamp() - oldest_match;
+    -- A failover, a restore or an alteration of capture since: what was found before says nothing of it.
+    SELECT max(m.match_wanted) AS wish INTO found FROM reactions._mirror m;
+    IF found.wish IS NOT NULL THEN
+        actual := format('another one is wanted: %s', found.wish);
+        ok := false;
+    END IF;
     RETURN NEXT;
 
     SELECT * INTO mirror FROM reactions.mirror_status;
@@ -400,6 +406,14 @@ BEGIN
     END IF;
     IF from_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
         CALL reactions._roll_back_by_agent($1);
+        BEGIN
+            PERFORM reactions._drop_frozen_triggers(t.type_id)
+            FROM reactions.entity_type t WHERE t.entity_type OPERATOR(pg_catalog.=) $1;
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE WARNING USING MESSAGE = pg_catalog.concat('triggers of phase stop_writes are left: ', SQLERRM),
+                HINT = 'They do nothing in other phases. The next advance uses them, and detach drops them.';
+        END;
+        COMMIT;
         RETURN;
     END IF;
     COMMIT;

@@ -15,6 +15,8 @@ CREATE TABLE match_run (
     in_flight    bigint NOT NULL DEFAULT 0 CHECK (in_flight >= 0),
     classes      jsonb NOT NULL DEFAULT '{}',
     as_of        bigint,
+    -- Every transaction below it had ended when the run began: rows and events from it on are what the next recent match looks at.
+    seen_xid     xid8 NOT NULL DEFAULT pg_snapshot_xmin(pg_current_snapshot()),
     error        text
 );
 COMMENT ON TABLE match_run IS 'comparisons of a table with ClickHouse, reaction by reaction';
@@ -94,3 +96,109 @@ END
 $$;
 COMMENT ON FUNCTION _repair(text, bigint[], bigint[], bigint) IS
     'writes, for reactions on which ClickHouse is wrong, an event with the flags of the table';
+
+-- Whether capture is what it was. A trigger that was disabled and enabled again has a new row in pg_trigger. -----------------------
+
+-- As the agent saw it last; belongs to one cluster, so it is not dumped.
+CREATE TABLE _capture_seen (
+    type_id    smallint PRIMARY KEY,
+    triggers   text NOT NULL,
+    problem    text,
+    altered_at timestamptz
+);
+COMMENT ON TABLE _capture_seen IS 'the capture of each attached table as the agent saw it last, and when it was altered';
+
+CREATE FUNCTION _capture_triggers(of_table regclass) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce(string_agg(concat_ws(':', t.tgname, t.oid, t.xmin, t.tgenabled), ' ' ORDER BY t.tgname), '')
+    FROM pg_trigger t
+    WHERE t.tgrelid = of_table AND t.tgname LIKE 'reactions\_capture\_%' AND NOT t.tgisinternal;
+END;
+COMMENT ON FUNCTION _capture_triggers(regclass) IS 'changes when a capture trigger of the table is made, altered or dropped';
+
+CREATE FUNCTION _capture_problem(of_type smallint) RETURNS text
+    LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT nullif(concat_ws('; ',
+        (SELECT CASE WHEN count(*) < 6 THEN format('%s of 6 capture triggers enabled', count(*)) END
+         FROM pg_trigger g
+         WHERE g.tgrelid = t.legacy_table AND g.tgname LIKE 'reactions\_capture\_%' AND NOT g.tgisinternal AND g.tgenabled = 'A'),
+        (SELECT string_agg(p.problem, '; ')
+         FROM _table_problems(t.legacy_table, t.mode, t.user_column, t.entity_column, t.kind_column, t.created_column, t.extra_values) p)),
+        '')
+    FROM entity_type t WHERE t.type_id = of_type;
+END;
+COMMENT ON FUNCTION _capture_problem(smallint) IS 'why changes of a type''s table may be lost now; null if nothing is wrong';
+
+CREATE FUNCTION _note_capture(of_table regclass) RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    INSERT INTO _capture_seen (type_id, triggers)
+    SELECT t.type_id, _capture_triggers(of_table) FROM entity_type t WHERE t.legacy_table = of_table
+    ON CONFLICT (type_id) DO UPDATE SET triggers = excluded.triggers, problem = NULL, altered_at = NULL;
+END;
+COMMENT ON FUNCTION _note_capture(regclass) IS 'remembers the capture of a table that has just been made';
+
+CREATE FUNCTION _watch_capture(OUT entity_type text, OUT problem text) RETURNS SETOF record
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    found record;
+BEGIN
+    FOR found IN
+        SELECT t.type_id, t.entity_type, reactions._capture_triggers(t.legacy_table) AS triggers,
+            reactions._capture_problem(t.type_id) AS problem, c.triggers AS triggers_before, c.problem AS problem_before
+        FROM reactions.entity_type t LEFT JOIN reactions._capture_seen c USING (type_id)
+        WHERE t.legacy_table IS NOT NULL ORDER BY t.type_id
+    LOOP
+        CONTINUE WHEN found.triggers = found.triggers_before AND found.problem IS NOT DISTINCT FROM found.problem_before;
+        INSERT INTO reactions._capture_seen (type_id, triggers, problem) VALUES (found.type_id, found.triggers, found.problem)
+        ON CONFLICT (type_id) DO UPDATE SET triggers = excluded.triggers, problem = excluded.problem;
+        -- The first look at a restored dump.
+        CONTINUE WHEN found.triggers_before IS NULL AND found.problem IS NULL;
+        entity_type := found.entity_type;
+        problem := coalesce(found.problem, CASE WHEN found.problem_before IS NULL THEN 'capture triggers were altered'
+            ELSE 'is whole again' END);
+        UPDATE reactions._capture_seen c SET altered_at = clock_timestamp() WHERE c.type_id = found.type_id;
+        -- In other words each time, so that a match which is under way does not count for it.
+        UPDATE reactions._mirror m SET match_wanted =
+            right(concat_ws('; ', m.match_wanted, format('capture of %s at %s: %s', entity_type, clock_timestamp(), problem)), 1000);
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _watch_capture() IS
+    'tells which captures were altered since it was called last, and orders a full match';
+
+CREATE VIEW match_status AS
+    SELECT t.entity_type, f.finished_at AS last_full_at, f.finished_at - f.started_at AS last_full_time,
+        r.last_at AS last_recent_at, r.last_time AS last_recent_time,
+        coalesce(f.differences - f.repaired, 0) + coalesce(r.differences, 0) AS differences,
+        CASE WHEN coalesce(f.differences - f.repaired, 0) + coalesce(r.differences, 0) = 0 THEN '{}' ELSE (
+            SELECT jsonb_object_agg(s.class, s.found) FROM (
+                SELECT e.key AS class, sum(e.value::bigint) AS found
+                FROM match_run m, jsonb_each_text(m.classes) e
+                WHERE m.type_id = t.type_id AND m.finished_at IS NOT NULL AND m.differences > m.repaired
+                    AND (m.match_run_id = f.match_run_id OR m.scope = 'recent' AND m.match_run_id > coalesce(f.match_run_id, 0))
+                GROUP BY e.key) s) END AS classes,
+        clean.finished_at AS last_clean_at, c.problem AS capture_problem, c.altered_at AS capture_altered_at,
+        c.problem IS NOT NULL OR coalesce(c.altered_at > coalesce(clean.started_at, '-infinity'), false) AS is_capture_in_doubt
+    FROM entity_type t
+    LEFT JOIN LATERAL (
+        SELECT * FROM match_run m WHERE m.type_id = t.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL
+        ORDER BY m.match_run_id DESC LIMIT 1) f ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM match_run m
+        WHERE m.type_id = t.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL AND m.differences = m.repaired
+        ORDER BY m.match_run_id DESC LIMIT 1) clean ON true
+    -- A later recent match does not look again at what an earlier one has found: a full one does.
+    LEFT JOIN LATERAL (
+        SELECT max(m.finished_at) AS last_at, (array_agg(m.finished_at - m.started_at ORDER BY m.match_run_id DESC))[1] AS last_time,
+            sum(m.differences - m.repaired) FILTER (WHERE m.match_run_id > coalesce(f.match_run_id, 0)) AS differences
+        FROM match_run m WHERE m.type_id = t.type_id AND m.scope = 'recent' AND m.finished_at IS NOT NULL) r ON true
+    LEFT JOIN _capture_seen c ON c.type_id = t.type_id
+    WHERE t.legacy_table IS NOT NULL;
+COMMENT ON VIEW match_status IS
+    'what the last matches of each attached table have left, and whether its capture was altered since the last clean one';

@@ -84,6 +84,13 @@ BEGIN
     hint := CASE WHEN NOT ok THEN 'reactions.parked_events says what ClickHouse refused and why.' END;
     RETURN NEXT;
 
+    "check" := 'erasures';
+    SELECT count(*) AS pending, min(f.requested_at) AS oldest INTO found FROM reactions.forgotten_user f WHERE f.state <> 'erased';
+    ok := coalesce(found.oldest > clock_timestamp() - interval '1 day', true);
+    detail := format('%s users not erased yet', found.pending);
+    hint := CASE WHEN NOT ok THEN 'reactions.forgotten_users says since when, and what each waits for.' END;
+    RETURN NEXT;
+
     "check" := 'match';
     ok := mirror.match_wanted IS NULL;
     detail := coalesce(mirror.match_wanted, 'none wanted');
@@ -95,6 +102,21 @@ BEGIN
         ok := false;
         detail := found.error;
         hint := 'The agent tries again by itself; until then the rows from before attach are not in ClickHouse.';
+        RETURN NEXT;
+    END LOOP;
+
+    FOR found IN SELECT * FROM reactions.match_status m ORDER BY m.entity_type LOOP
+        "check" := format('match_%s', found.entity_type);
+        ok := found.differences = 0;
+        detail := CASE WHEN found.last_full_at IS NULL AND found.last_recent_at IS NULL THEN 'not matched yet'
+            ELSE format('%s differences left %s, last full match %s', found.differences, found.classes, coalesce(found.last_full_at::text, 'never')) END;
+        hint := CASE WHEN NOT ok THEN 'reactions.differences has them; find the cause, then run reactiond match --repair.' END;
+        RETURN NEXT;
+        "check" := format('capture_altered_%s', found.entity_type);
+        ok := NOT found.is_capture_in_doubt;
+        detail := CASE WHEN ok THEN 'as it was when the last clean match began'
+            ELSE format('altered at %s%s', found.capture_altered_at, ': ' || found.capture_problem) END;
+        hint := CASE WHEN NOT ok THEN 'Changes may have been lost: the agent runs a full match; see reactions.match_status.' END;
         RETURN NEXT;
     END LOOP;
 

@@ -16,7 +16,7 @@ GRANT EXECUTE ON ALL ROUTINES IN SCHEMA reactions TO reactions_admin;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE ON SCHEMA reactions TO pg_monitor;
-GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run, difference, differences,
+GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run, difference, differences, match_status, _capture_seen,
     compared_reads, mismatch, mismatches, write_back, write_backs, write_back_refused TO pg_monitor;
 GRANT EXECUTE ON FUNCTION _stats(), _agent_pid(), status(), readiness(text), _refuse(text, text, text), _phase_beside(text, integer),
     _table_problems(regclass, text, name, name, name, name, jsonb), _advice(smallint), _references(smallint),
@@ -36,3 +36,4 @@ SELECT pg_catalog.pg_extension_config_dump('_outbox_1', '');
 SELECT pg_catalog.pg_extension_config_dump('_outbox_2', '');
 SELECT pg_catalog.pg_extension_config_dump('parked_event', '');
 SELECT pg_catalog.pg_extension_config_dump('_skipped', '');
+SELECT pg_catalog.pg_extension_config_dump('forgotten_user', '');

@@ -14,6 +14,8 @@ public struct Batch: Sendable {
     public var chunkEvents: Int32
     /// The entity types with an event in the batch.
     public var typeIDs: [Int16]
+    /// Whether an event of it says that a user or an entity is gone; true if that is not known.
+    public var hasRemovals: Bool
     /// What ClickHouse confirmed; nil if it has not, or if it made rows itself.
     public var mirrored: MirroredRows?
     /// The entity types, as of the transaction that formed or resumed the batch.
@@ -22,7 +24,7 @@ public struct Batch: Sendable {
     public init(
         number: BatchNumber, previous: Snapshot?, snapshot: Snapshot, events: Int64, checksum: Int64,
         chunkEvents: Int32,
-        typeIDs: [Int16], catalog: [Int16: EntityType]
+        typeIDs: [Int16], hasRemovals: Bool = false, catalog: [Int16: EntityType]
     ) {
         self.number = number
         self.previous = previous
@@ -31,6 +33,7 @@ public struct Batch: Sendable {
         self.checksum = checksum
         self.chunkEvents = chunkEvents
         self.typeIDs = typeIDs
+        self.hasRemovals = hasRemovals
         self.catalog = catalog
     }
 }

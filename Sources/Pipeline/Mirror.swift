@@ -4,7 +4,7 @@ public import ReactionModel
 ///
 /// Redis does not wait for ClickHouse, nor the other way round: each has a lane, batches pass it in order, and new batches are formed
 /// while a lane backs off, the more slowly the more are under way. A failure of PostgreSQL ends the term: the next one takes up the
-/// batches whose rows are not finished. Times are those of a monotonic clock; nothing here waits.
+/// batches whose rows are not finished. Only that a user or an entity is gone Redis hears on a third lane, when ClickHouse has it. Times are those of a monotonic clock; nothing here waits.
 public struct Mirror: Sendable {
     public enum Action: Sendable {
         /// Look into the outbox and form a batch if there is something.
@@ -13,8 +13,10 @@ public struct Mirror: Sendable {
         case awaitBell
         case apply(Batch)
         /// Redis could not be offered what is under way: make the user maps of these types absent instead.
-        case raiseEpochs(Set<Int16>, through: BatchNumber)
+        case raiseEpochs(Set<Int16>, insteadOf: Offer, through: BatchNumber)
         case send(Batch)
+        /// ClickHouse has confirmed the batch: tell Redis which users and entities are gone by it.
+        case remove(Batch)
         case finish(Batch, LagHistogram)
         /// Say the time again at this moment.
         case wait(until: Duration)
@@ -28,6 +30,15 @@ public struct Mirror: Sendable {
         case draining(deadline: Duration)
         /// Nothing is begun any more.
         case stopped
+    }
+
+    /// What Redis is offered of a batch, each by a lane of its own.
+    public enum Offer: Sendable {
+        /// Changed reactions, as soon as the batch is formed.
+        case changes
+        /// Users and entities that are gone, after ClickHouse has confirmed it: a map that begins after the offer is made of what
+        /// ClickHouse says, and finds nothing of them in the outbox.
+        case removals
     }
 
     public struct Settings: Sendable {
@@ -50,8 +61,22 @@ public struct Mirror: Sendable {
     struct Entry: Sendable {
         var batch: Batch
         var isApplied = false
+        var isRemoved: Bool
         /// The lag once ClickHouse has confirmed the batch.
         var confirmedLag: LagHistogram?
+
+        init(_ batch: Batch) {
+            self.batch = batch
+            isRemoved = !batch.hasRemovals
+        }
+
+        /// Whether this is still to be offered, and may be.
+        func hasLeft(_ offer: Offer) -> Bool {
+            switch offer {
+            case .changes: !isApplied
+            case .removals: !isRemoved && confirmedLag != nil
+            }
+        }
     }
 
     /// From one batch to the next at least the pace: what a batch costs PostgreSQL, and ClickHouse in merging its parts, it costs however
@@ -72,6 +97,7 @@ public struct Mirror: Sendable {
     private var bell: Bell
     private var applying: Lane
     private var sending: Lane
+    private var removing: Lane
     /// Formed and not finished, in order.
     private(set) var entries: [Entry]
     private var isFinishing = false
@@ -93,14 +119,15 @@ public struct Mirror: Sendable {
         let backoff = Backoff(limit: settings.longestBackoff, jitter: jitter)
         self.applying = Lane(backoff: backoff)
         self.sending = Lane(backoff: backoff)
-        self.entries = unfinished.map { Entry(batch: $0) }
+        self.removing = Lane(backoff: backoff)
+        self.entries = unfinished.map(Entry.init)
         self.lastFormed = unfinished.isEmpty ? now - Self.shortestPace : now
         self.nextLook = now
     }
 
     /// Batches formed and not finished.
     public var underWay: Int { entries.count }
-    public var isRedisFailing: Bool { applying.failingSince != nil }
+    public var isRedisFailing: Bool { applying.failingSince != nil || removing.failingSince != nil }
     public var isSinkFailing: Bool { sending.failingSince != nil }
 
     /// The beginning, or the moment of a `wait`.
@@ -117,7 +144,7 @@ public struct Mirror: Sendable {
     ) -> [Action] {
         isBehind = hasMore
         if let batch {
-            entries.append(Entry(batch: batch))
+            entries.append(Entry(batch))
             let eventsPerSecond = Double(batch.events) / max((now - lastFormed) / .seconds(1), 0.001)
             pace = min(max(Self.pacePerRate * eventsPerSecond, Self.shortestPace), Self.longestPace)
             lastFormed = now
@@ -141,31 +168,35 @@ public struct Mirror: Sendable {
         perform(bell.wokenUp(now: now), now: now)
     }
 
-    public mutating func batchApplied(_ number: BatchNumber, now: Duration) -> [Action] {
-        applying.succeeded()
-        markApplied(through: number)
+    /// Redis has been offered this of the batch.
+    public mutating func offered(_ offer: Offer, of number: BatchNumber, now: Duration) -> [Action] {
+        self[offer].succeeded()
+        markOffered(offer, through: number)
         return advance(now: now)
     }
 
-    public mutating func applyFailed(now: Duration) -> [Action] {
-        applying.failed(now: now)
-        guard let since = applying.failingSince, now - since >= settings.redisGiveUp, state == .running,
-            let last = entries.last
+    public mutating func offerFailed(_ offer: Offer, now: Duration) -> [Action] {
+        self[offer].failed(now: now)
+        guard let since = self[offer].failingSince, now - since >= settings.redisGiveUp, state == .running,
+            let last = entries.last(where: { $0.hasLeft(offer) })
         else { return advance(now: now) }
-        applying.started()
-        let types = entries.filter { !$0.isApplied }.reduce(into: Set<Int16>()) { $0.formUnion($1.batch.typeIDs) }
-        return [.raiseEpochs(types, through: last.batch.number)] + advance(now: now)
+        self[offer].started()
+        let types = entries.filter { $0.hasLeft(offer) }
+            .reduce(into: Set<Int16>()) { $0.formUnion($1.batch.typeIDs) }
+        return [.raiseEpochs(types, insteadOf: offer, through: last.batch.number)] + advance(now: now)
     }
 
     /// After a while Redis is tried again, and if that fails, this.
-    public mutating func raiseFailed(now: Duration) -> [Action] {
-        applying.failed(now: now)
+    public mutating func raiseFailed(insteadOf offer: Offer, now: Duration) -> [Action] {
+        self[offer].failed(now: now)
         return advance(now: now)
     }
 
-    public mutating func epochsRaised(through number: BatchNumber, now: Duration) -> [Action] {
-        applying.circumvented(now: now)
-        markApplied(through: number)
+    /// What was to be offered, up to the batch, when it was decided to raise the epochs needs no offer any more. What ClickHouse has
+    /// confirmed since is behind that batch.
+    public mutating func epochsRaised(insteadOf offer: Offer, through number: BatchNumber, now: Duration) -> [Action] {
+        self[offer].circumvented(now: now)
+        markOffered(offer, through: number)
         return advance(now: now)
     }
 
@@ -194,8 +225,18 @@ public struct Mirror: Sendable {
         return advance(now: now)
     }
 
-    private mutating func markApplied(through number: BatchNumber) {
-        for index in entries.indices where entries[index].batch.number <= number { entries[index].isApplied = true }
+    private mutating func markOffered(_ offer: Offer, through number: BatchNumber) {
+        for index in entries.indices where entries[index].batch.number <= number {
+            switch offer {
+            case .changes: entries[index].isApplied = true
+            case .removals: entries[index].isRemoved = true
+            }
+        }
+    }
+
+    private subscript(offer: Offer) -> Lane {
+        get { offer == .changes ? applying : removing }
+        set { if offer == .changes { applying = newValue } else { removing = newValue } }
     }
 
     private mutating func perform(_ action: Bell.Action, now: Duration) -> [Action] {
@@ -217,11 +258,11 @@ public struct Mirror: Sendable {
             return [.stop]
         }
         var actions: [Action] = []
-        if let entry = entries.first, entry.isApplied, let lag = entry.confirmedLag, !isFinishing {
+        if let entry = entries.first, entry.isApplied, entry.isRemoved, let lag = entry.confirmedLag, !isFinishing {
             isFinishing = true
             actions.append(.finish(entry.batch, lag))
         }
-        if let entry = entries.first(where: { !$0.isApplied }), canBegin(applying, now: now) {
+        if let entry = entries.first(where: { $0.hasLeft(.changes) }), canBegin(applying, now: now) {
             applying.started()
             actions.append(.apply(entry.batch))
         }
@@ -229,7 +270,11 @@ public struct Mirror: Sendable {
             sending.started()
             actions.append(.send(entry.batch))
         }
-        if state != .running, !isFinishing, applying.state != .busy, sending.state != .busy {
+        if let entry = entries.first(where: { $0.hasLeft(.removals) }), canBegin(removing, now: now) {
+            removing.started()
+            actions.append(.remove(entry.batch))
+        }
+        if state != .running, !isFinishing, ![applying, sending, removing].contains(where: { $0.state == .busy }) {
             state = .stopped
             return [.stop]
         }
@@ -254,7 +299,7 @@ public struct Mirror: Sendable {
     }
 
     private mutating func wait(now: Duration) -> [Action] {
-        var moments = [lookDue, applying.nextAttempt, sending.nextAttempt].compactMap { $0 }
+        var moments = [lookDue, applying.nextAttempt, sending.nextAttempt, removing.nextAttempt].compactMap { $0 }
         if case .draining(let deadline) = state { moments = [deadline] }
         guard let next = moments.min() else { return [] }
         if let timer, timer <= next { return [] }

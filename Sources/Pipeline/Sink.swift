@@ -68,6 +68,12 @@ public protocol Sink: Sendable {
     /// Whether each of the three tables has exactly the chunk's rows, by count and sum.
     func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool
 
+    /// Users, ascending and above one, whose reactions on its entity the event has taken away; fewer than the limit at their end. Known
+    /// when the event's batch is confirmed.
+    func users(
+        removedBy event: Event, of type: EntityType, above user: Int64?, limit: Int
+    ) async throws(SinkError) -> [Int64]
+
     /// The flags of each key as of every row whose (batch, version) is below the given one; keys of which it is known that they have
     /// no reaction are left out.
     ///

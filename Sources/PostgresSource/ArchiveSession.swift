@@ -132,9 +132,17 @@ public actor ArchiveSession {
         return result.text(0, 0)
     }
 
-    /// Users whose rows an archive may still have, and a restored table must not.
+    /// Users whose rows an archive may still have, and a restored table must not: they were forgotten after the table was frozen. What
+    /// they have reacted since is written back from ClickHouse.
     public func forgottenUsers(_ entityType: String) throws(PostgresError) -> Set<Int64> {
-        []
+        let result = try session.query(
+            """
+            SELECT DISTINCT f.user_id FROM reactions.forgotten_user f, reactions.entity_type t
+            WHERE t.entity_type = $1 AND f.version > t.stop_version
+            """, [entityType])
+        var users: Set<Int64> = []
+        for row in result.rows { users.insert(try result.required(row, 0)) }
+        return users
     }
 
     var session: PostgresConnection {

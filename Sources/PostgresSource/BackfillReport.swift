@@ -62,13 +62,7 @@ extension BackfillSource {
 
     /// Whether an agent mirrors, without which nothing is sealed.
     public func isMirrored() throws(PostgresError) -> Bool {
-        try query(
-            """
-            SELECT EXISTS (
-                SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = \(PostgresSource.lockClass) AND objid = 1
-                  AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-            """
-        ).isTrue(0, 0)
+        try PostgresSource.isLed(session)
     }
 
     /// The installed version of the extension; nil if it is not installed.

@@ -1,3 +1,4 @@
+internal import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 
@@ -96,7 +97,7 @@ private final class EventStream {
         self.isExhausted = isExhausted
     }
 
-    /// At most `limit` events; an event of a whole type is alone.
+    /// At most `limit` events, all of scope `reaction` or all of one removal.
     func next(_ limit: Int) throws(PostgresError) -> [Event] {
         var events: [Event] = []
         guard !isExhausted else { return events }
@@ -105,7 +106,7 @@ private final class EventStream {
         pending = nil
         isExhausted = try connection.continueCopy { row throws(PostgresError) in
             guard let event = try decoder.decode(row) else { return true }
-            if events.count == limit || !events.isEmpty && (event.scope == .type || events[0].scope == .type) {
+            if events.count == limit || !events.isEmpty && !Self.isOneChunk(events, event) {
                 pending = event
                 return false
             }
@@ -114,5 +115,9 @@ private final class EventStream {
         }
         if let last = events.last { position = last.version }
         return events
+    }
+
+    private static func isOneChunk(_ events: [Event], _ next: Event) -> Bool {
+        events[0].scope == .reaction ? next.scope == .reaction : Removal.isOne(events, with: next)
     }
 }

@@ -91,6 +91,7 @@ extension PostgresSource {
     /// Of the events a batch would have.
     private struct Tally {
         var events: Int64 = 0
+        var hasRemovals = false
         /// Sum of the versions modulo 2^63.
         var checksum: Int64 = 0
         var typeIDs: [Int16] = []
@@ -144,7 +145,7 @@ extension PostgresSource {
         let batch = Batch(
             number: BatchNumber(rawValue: generation << Version.sequenceBits | (last + 1)), previous: newest?.snapshot,
             snapshot: end, events: tally.events, checksum: tally.checksum,
-            chunkEvents: limits.chunkEvents, typeIDs: tally.typeIDs, catalog: catalog)
+            chunkEvents: limits.chunkEvents, typeIDs: tally.typeIDs, hasRemovals: tally.hasRemovals, catalog: catalog)
         _ = try session.query(
             """
             INSERT INTO reactions._batch (batch, snapshot, sequence_seen, chunk_events, events, checksum)
@@ -176,7 +177,7 @@ extension PostgresSource {
         _ session: PostgresConnection, until end: Snapshot, atMost limit: Int64?
     ) throws(PostgresError) -> Tally {
         let rows = OutboxRows.select(
-            "xid, type_id, version", from: "reactions._outbox",
+            "xid, type_id, version, scope", from: "reactions._outbox",
             where: outbox.rows(since: newest?.snapshot, until: end))
         let result = try session.query(
             """
@@ -188,7 +189,7 @@ extension PostgresSource {
             )
             SELECT * FROM (SELECT (SELECT xid FROM next)) AS n
             LEFT JOIN (
-                SELECT type_id, count(*), (sum(version) % 9223372036854775808)::bigint
+                SELECT type_id, count(*), (sum(version) % 9223372036854775808)::bigint, bool_or(scope IN ('u', 'e'))
                 FROM new WHERE (SELECT xid FROM next) IS NULL OR xid < (SELECT xid FROM next) GROUP BY type_id
             ) AS counted ON true
             """)
@@ -199,6 +200,7 @@ extension PostgresSource {
             tally.typeIDs.append(type)
             tally.events += try result.required(row, 2, as: Int64.self)
             tally.checksum = (tally.checksum &+ (try result.required(row, 3))) & .max
+            if result.isTrue(row, 4) { tally.hasRemovals = true }
         }
         return tally
     }
@@ -220,8 +222,8 @@ extension PostgresSource {
                 previous: result.text(row, 1) == nil ? nil : try snapshot(result, row, 1),
                 snapshot: try snapshot(result, row, 2), events: try result.required(row, 3),
                 checksum: try result.required(row, 4), chunkEvents: try result.required(row, 5),
-                // Not stored, and needed only to raise epochs: every type is a safe answer.
-                typeIDs: catalog.keys.sorted(), catalog: catalog)
+                // Not stored: every type is a safe answer, since it is needed only to raise epochs, and so are removals.
+                typeIDs: catalog.keys.sorted(), hasRemovals: true, catalog: catalog)
             batch.mirrored = MirroredRows(numbers: result.numbers(row, 6))
             batches.append(batch)
         }

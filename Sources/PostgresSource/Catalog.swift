@@ -1,7 +1,12 @@
 internal import Pipeline
-internal import ReactionModel
+public import ReactionModel
 
 extension PostgresSource {
+    /// The entity types as they are now.
+    public func catalog() throws(PostgresError) -> [Int16: EntityType] {
+        try Self.catalog(session)
+    }
+
     /// The entity types with their kinds: small tables, read with every batch so that a raised epoch or a new kind is seen.
     static func catalog(_ session: PostgresConnection) throws(PostgresError) -> [Int16: EntityType] {
         let result = try session.query(

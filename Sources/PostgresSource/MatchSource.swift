@@ -9,6 +9,8 @@ public struct MatchTarget: Sendable {
     public var asOf: Version?
     /// Of the newest backfill; another one at the end means that ClickHouse was made to agree meanwhile.
     public var backfillVersion: Int64?
+    /// Transactions below it had ended when the last match began; nil if there was none.
+    public var lastSeen: UInt64?
 }
 
 /// The session of one match: its lock, its row of `reactions.match_run`, its differences, its repairs.
@@ -21,8 +23,16 @@ public actor MatchSource {
     /// The type cannot be matched, in the operator's words.
     public struct Problem: Error, CustomStringConvertible {
         public var description: String
+
+        public init(description: String) {
+            self.description = description
+        }
     }
 
+    /// Between two attempts at a match that failed.
+    public static let retryInterval: Duration = .seconds(600)
+    /// How long runs are kept.
+    static let retention = "30 days"
     /// Reactions repaired in one transaction, which keeps every writer out.
     public static let repairedAtOnce = 100
     /// Object of the advisory lock; 1 is the leader's, 2 the bell's, 3 the backfill's.
@@ -56,6 +66,16 @@ public actor MatchSource {
         try session.query("SELECT pg_try_advisory_lock(\(PostgresSource.lockClass), \(Self.lockObject))").isTrue(0, 0)
     }
 
+    /// The same, waiting for another match to end. The agent's are mostly short.
+    public func takeLock(within patience: Duration) async throws -> Bool {
+        let deadline = ContinuousClock.now + patience
+        while true {
+            if try takeLock() { return true }
+            guard .now < deadline else { return false }
+            try await Task.sleep(for: .milliseconds(250))
+        }
+    }
+
     public func releaseLock() throws(PostgresError) {
         _ = try session.query("SELECT pg_advisory_unlock(\(PostgresSource.lockClass), \(Self.lockObject))")
     }
@@ -76,9 +96,13 @@ public actor MatchSource {
     }
 
     /// Types that have a table.
-    public func attached() throws(PostgresError) -> [String] {
+    /// - Parameter backfilled: only those that can be matched now; the others are matched when they are sealed.
+    public func attached(backfilled: Bool = false) throws(PostgresError) -> [String] {
         let result = try session.query(
-            "SELECT entity_type FROM reactions.entity_type WHERE legacy_table IS NOT NULL ORDER BY type_id")
+            """
+            SELECT entity_type FROM reactions.entity_type WHERE legacy_table IS NOT NULL AND (backfilled OR NOT $1::boolean)
+            ORDER BY type_id
+            """, ["\(backfilled)"])
         return result.rows.compactMap { result.text($0, 0) }
     }
 
@@ -87,7 +111,9 @@ public actor MatchSource {
         let result = try session.query(
             """
             SELECT t.type_id, t.legacy_table IS NOT NULL, t.backfilled, t.stop_version,
-                   (SELECT max(b.version) FROM reactions._backfill b WHERE b.type_id = t.type_id)
+                   (SELECT max(b.version) FROM reactions._backfill b WHERE b.type_id = t.type_id),
+                   (SELECT m.seen_xid FROM reactions.match_run m WHERE m.type_id = t.type_id AND m.finished_at IS NOT NULL
+                    ORDER BY m.match_run_id DESC LIMIT 1)
             FROM reactions.entity_type t WHERE t.entity_type = $1
             """, [entityType])
         guard !result.rows.isEmpty else { throw Problem(description: "entity type \(entityType) does not exist") }
@@ -101,14 +127,69 @@ public actor MatchSource {
         }
         return MatchTarget(
             type: type, table: table, asOf: result.value(0, 3).map(Version.init(rawValue:)),
-            backfillVersion: result.value(0, 4))
+            backfillVersion: result.value(0, 4), lastSeen: result.value(0, 5))
+    }
+
+    // MARK: What is to be done
+
+    /// Looks whether capture is what it was, orders a full match if it is not, and tells what has changed.
+    public func watchCapture() throws(PostgresError) -> [(entityType: String, problem: String)] {
+        let result = try session.query("SELECT entity_type, problem FROM reactions._watch_capture()")
+        var altered: [(entityType: String, problem: String)] = []
+        for row in result.rows { altered.append((try result.required(row, 0), try result.required(row, 1))) }
+        return altered
+    }
+
+    /// Why a full match is wanted; nil if it is not.
+    public func wish() throws(PostgresError) -> String? {
+        try session.query("SELECT max(match_wanted) FROM reactions._mirror").text(0, 0)
+    }
+
+    /// A full match of every type, begun after the wish was read, was clean. What has been wished for since is in other words.
+    public func fulfil(_ wish: String) throws(PostgresError) {
+        _ = try session.query("UPDATE reactions._mirror SET match_wanted = NULL WHERE match_wanted = $1", [wish])
+    }
+
+    /// Matches that are due: of types whose last one is older than the interval, or older than their backfill, and was not tried just now.
+    /// - Parameter interval: nil for never.
+    public func due(_ scope: Scope, every interval: Duration?) throws(PostgresError) -> [String] {
+        guard let interval else { return [] }
+        let seconds = Double(interval.components.seconds)
+        let result = try session.query(
+            """
+            SELECT t.entity_type FROM reactions.entity_type t
+            LEFT JOIN LATERAL (
+                SELECT max(m.started_at) FILTER (WHERE m.finished_at IS NOT NULL) AS ended, max(m.started_at) AS begun
+                FROM reactions.match_run m WHERE m.type_id = t.type_id AND (m.scope = $1 OR m.scope = 'full')
+                  AND m.started_at >= coalesce(
+                      (SELECT max(b.sealed_at) FROM reactions._backfill b WHERE b.type_id = t.type_id), '-infinity')) m ON true
+            WHERE t.legacy_table IS NOT NULL AND t.backfilled
+              AND ($1 = 'full' OR t.phase IN ('attached', 'dual_read', 'switch_reads') AND m.ended IS NOT NULL)
+              AND coalesce(m.ended < clock_timestamp() - $2::float8 * interval '1 s', true)
+              AND coalesce(m.begun < clock_timestamp() - $3::float8 * interval '1 s', true)
+            ORDER BY t.type_id
+            """, [scope.rawValue, "\(seconds)", "\(min(seconds, Double(Self.retryInterval.components.seconds)))"])
+        return result.rows.compactMap { result.text($0, 0) }
     }
 
     // MARK: The run
 
     /// - Parameter expected: reactions to be compared, about.
     public func begin(_ target: MatchTarget, _ scope: Scope, expected: Int64) throws(PostgresError) -> Int64 {
-        try session.query(
+        let session = try session
+        // The newest full runs stay: readiness and alerts tell of them.
+        _ = try session.query(
+            """
+            WITH old AS (
+                DELETE FROM reactions.match_run m
+                WHERE m.started_at < clock_timestamp() - interval '\(Self.retention)'
+                  AND m.match_run_id < (SELECT max(n.match_run_id) FROM reactions.match_run n
+                                        WHERE n.type_id = m.type_id AND n.scope = 'full' AND n.finished_at IS NOT NULL)
+                RETURNING m.match_run_id
+            )
+            DELETE FROM reactions.difference d USING old WHERE d.match_run_id = old.match_run_id
+            """)
+        return try session.query(
             """
             INSERT INTO reactions.match_run (type_id, scope, expected, as_of)
             VALUES (\(target.type.typeID), $1, \(expected), $2::bigint) RETURNING match_run_id
@@ -178,7 +259,11 @@ public actor MatchSource {
             "SELECT reactions._repair($1, $2::bigint[], $3::bigint[], \(run))", [target.type.name, users, entities])
     }
 
-    private var session: PostgresConnection {
+    func query(_ sql: String, _ parameters: [String?] = []) throws(PostgresError) -> PostgresResult {
+        try session.query(sql, parameters)
+    }
+
+    var session: PostgresConnection {
         get throws(PostgresError) {
             guard let connection, connection.isUsable else {
                 throw PostgresError(disposition: .reconnect, message: "the session has ended")

@@ -1,4 +1,4 @@
-internal import Pipeline
+public import Pipeline
 public import ReactionModel
 
 /// The three outbox tables: rotating, truncating, and the events that were parked.
@@ -7,6 +7,27 @@ extension PostgresSource {
         public var version: Version
         /// ClickHouse's code, or 0 if the event was never sent because its type is not known.
         public var errorCode: Int32
+    }
+
+    /// The batch's events of users and entities that are gone, above a version and in order; fewer than the limit at their end.
+    public func removals(of batch: Batch, after version: Version, limit: Int) throws(PostgresError) -> [Event] {
+        let rows = outbox.rows(since: batch.previous, until: batch.snapshot)
+            .map { "\($0) AND version > \(version.rawValue) AND scope IN ('u', 'e')" }
+        let selects = (0..<3).map {
+            OutboxRows.select(EventDecoder.columns, from: "reactions._outbox_\($0)", where: rows)
+        }
+        let session = try session
+        try session.beginCopy(
+            """
+            COPY (\(selects.joined(separator: " UNION ALL ")) ORDER BY version LIMIT \(limit)) TO STDOUT (FORMAT binary)
+            """)
+        var decoder = EventDecoder()
+        var events: [Event] = []
+        _ = try session.continueCopy { row throws(PostgresError) in
+            if let event = try decoder.decode(row) { events.append(event) }
+            return true
+        }
+        return events
     }
 
     /// The parked events of a range of versions of one batch.
@@ -41,6 +62,25 @@ extension PostgresSource {
                 "{\(versions.map { String($0.rawValue) }.joined(separator: ","))}", "\(batch.rawValue)", "\(errorCode)",
                 error,
             ])
+    }
+
+    /// How long the oldest event that is in no finished batch has waited, and zero without one.
+    static func lag(_ session: PostgresConnection) throws(PostgresError) -> Duration {
+        let last = try session.query(
+            "SELECT snapshot FROM reactions._batch WHERE finished_at IS NOT NULL ORDER BY batch DESC LIMIT 1")
+        let end = last.text(0, 0).flatMap { Snapshot($0) }?.xmax ?? 0
+        // By the index of each table: a backlog of millions is not read to find its oldest event.
+        let oldest = (0..<3).map { table in
+            """
+            (SELECT written_at FROM reactions._outbox_\(table) WHERE xid >= '\(end)'::xid8 ORDER BY xid, version LIMIT 1)
+            """
+        }
+        let result = try session.query(
+            """
+            SELECT (extract(epoch FROM clock_timestamp() - min(written_at)) * 1000)::bigint
+            FROM (\(oldest.joined(separator: " UNION ALL "))) o
+            """)
+        return .milliseconds(max(result.value(0, 0, as: Int64.self) ?? 0, 0))
     }
 
     /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; once per interval.

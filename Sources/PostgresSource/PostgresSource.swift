@@ -142,6 +142,17 @@ public actor PostgresSource {
         try session.query("SELECT pg_try_advisory_lock(\(Self.lockClass), 1)").isTrue(0, 0)
     }
 
+    /// Whether some agent holds that lock.
+    static func isLed(_ session: PostgresConnection) throws(PostgresError) -> Bool {
+        try session.query(
+            """
+            SELECT EXISTS (
+                SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = \(lockClass) AND objid = 1
+                  AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            """
+        ).isTrue(0, 0)
+    }
+
     /// The first thing a leader does: settles generation and base version, listens, and reads what is unfinished.
     public func beginTerm() throws(PostgresError) -> Term {
         let session = try session
@@ -228,7 +239,10 @@ public actor PostgresSource {
         if let newest {
             guard newest.number.rawValue >> Version.sequenceBits < generation else { return }
             _ = try session.query(
-                "UPDATE reactions._mirror SET match_wanted = coalesce(match_wanted, 'generation raised')")
+                """
+                UPDATE reactions._mirror SET match_wanted = concat_ws('; ', match_wanted, 'generation raised to \(generation)')
+                WHERE match_wanted IS NULL OR match_wanted NOT LIKE '%generation raised to \(generation)%'
+                """)
         } else {
             _ = try session.query(
                 """
@@ -240,7 +254,8 @@ public actor PostgresSource {
                 )
                 UPDATE reactions._mirror
                 SET base_version = (foreign_.last + 1) << 44,
-                    match_wanted = coalesce(match_wanted, 'restored from a dump')
+                    match_wanted = CASE WHEN match_wanted LIKE '%restored from a dump%' THEN match_wanted
+                        ELSE concat_ws('; ', match_wanted, 'restored from a dump') END
                 FROM foreign_ WHERE foreign_.last IS NOT NULL
                 """)
         }

@@ -59,14 +59,12 @@ public actor SecondLook {
                       AND o.user_id = ANY (ARRAY[k.user_id, 0]) AND o.entity_id = ANY (ARRAY[k.entity_id, 0])
                       AND o.version > \(floor))
                 """, connection)
-            if try connection.query("SELECT to_regclass('reactions.write_back_refused') IS NOT NULL").isTrue(0, 0) {
-                answer.refused = try Self.keys(
-                    """
-                    SELECT k.user_id, k.entity_id FROM \(list) WHERE EXISTS (
-                        SELECT FROM reactions.write_back_refused r WHERE r.type_id = \(type.typeID)
-                          AND r.user_id = k.user_id AND r.entity_id = k.entity_id)
-                    """, connection)
-            }
+            answer.refused = try Self.keys(
+                """
+                SELECT k.user_id, k.entity_id FROM \(list) WHERE EXISTS (
+                    SELECT FROM reactions.write_back_refused r WHERE r.type_id = \(type.typeID)
+                      AND r.user_id = k.user_id AND r.entity_id = k.entity_id)
+                """, connection)
             _ = try connection.execute("COMMIT")
             return answer
         } catch {

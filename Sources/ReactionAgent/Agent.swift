@@ -35,6 +35,12 @@ public enum Agent {
             settings: settings.backfill, postgres: settings.postgres, clickHouse: settings.clickHouse, logger: logger)
         let compared = ComparedReadsService(
             reads: ComparedReads(settings: settings.postgres), metrics: metrics, logger: logger)
+        let match = MatchService(
+            settings: settings.matchService, postgres: settings.postgres, clickHouse: settings.clickHouse,
+            metrics: metrics, logger: logger)
+        let erasure = ErasureService(
+            erasures: Erasures(settings: settings.postgres), clickHouse: settings.clickHouse, redis: settings.redis,
+            metrics: metrics, logger: logger)
         let phases = PhaseService(postgres: settings.postgres, metrics: metrics, logger: logger)
         let rollback = RollBackService(
             postgres: settings.postgres, clickHouse: settings.clickHouse,
@@ -43,7 +49,7 @@ public enum Agent {
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, phases, rollback, mirror, backfill, limit],
+            services: web + [compared, erasure, phases, rollback, mirror, backfill, match, limit],
             gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         ).run()

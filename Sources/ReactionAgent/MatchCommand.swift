@@ -1,5 +1,5 @@
 internal import Pipeline
-internal import PostgresSource
+public import PostgresSource
 internal import ReactionModel
 
 /// Compares attached tables with ClickHouse, shows how they differ, and repairs it if it is told to.
@@ -20,18 +20,22 @@ public struct MatchCommand: Sendable {
 
     private let settings: Settings
     private let entityTypes: [String]
+    private let scope: MatchSource.Scope
     private let repair: Repair
     private let mostRepairs: Int64
 
     /// - Parameters:
     ///   - entityTypes: empty for all that have a table.
     ///   - mostRepairs: of a type; if there are more, nothing of it is repaired.
-    public init(settings: Settings, entityTypes: [String], repair: Repair, mostRepairs: Int64) throws {
+    public init(
+        settings: Settings, entityTypes: [String], scope: MatchSource.Scope, repair: Repair, mostRepairs: Int64
+    ) throws {
         guard (0...MatchResult.mostKept).contains(mostRepairs) else {
             throw Problem(description: "--max-repairs is not a number from 0 to \(MatchResult.mostKept)")
         }
         self.settings = settings
         self.entityTypes = entityTypes
+        self.scope = scope
         self.repair = repair
         self.mostRepairs = mostRepairs
     }
@@ -42,7 +46,7 @@ public struct MatchCommand: Sendable {
         let source = MatchSource(settings: settings.postgres)
         try await source.open()
         try IncompatibleExtension.check(try await source.extensionVersion())
-        guard try await source.takeLock() else {
+        guard try await source.takeLock(within: settings.match.patience) else {
             let holder = try await source.lockHolder().map { " (backend \($0))" } ?? ""
             throw Problem(
                 description: "another match is running\(holder): reactions.match_run shows how far it is; try again")
@@ -50,6 +54,7 @@ public struct MatchCommand: Sendable {
         let match = RecordedMatch(
             settings: settings.match, postgres: settings.postgres, clickHouse: settings.clickHouse, source: source
         )
+        let wish = try await source.wish()
         let types = try await entityTypes.isEmpty ? source.attached() : entityTypes
         guard !types.isEmpty else { throw Problem(description: "no entity type has a table") }
         var left: Int64 = 0
@@ -59,13 +64,14 @@ public struct MatchCommand: Sendable {
             if repair == .yes { try await mend(&outcome, match) }
             left += outcome.left
         }
+        if let wish, left == 0, scope == .full, entityTypes.isEmpty { try await source.fulfil(wish) }
         return left
     }
 
     private func compare(_ entityType: String, _ match: RecordedMatch) async throws -> RecordedMatch.Outcome {
         let screen = MatchScreen(entityType: entityType)
         do {
-            let outcome = try await match.run(entityType) { await screen.show($0, of: $1) }
+            let outcome = try await match.run(entityType, scope) { await screen.show($0, of: $1) }
             await screen.end(outcome.result)
             return outcome
         } catch {

@@ -1,4 +1,5 @@
 internal import Pipeline
+internal import PostgresSource
 internal import Synchronization
 
 /// Counters and gauges, in Prometheus's text format. Names are `reactiond_<subsystem>_<what>_<unit>`.
@@ -20,6 +21,8 @@ public final class Metrics: Sendable {
         var lastFinished: Double = 0
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
+        var offeredRemovals: UInt64 = 0
+        var pendingErasures = 0
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -27,6 +30,8 @@ public final class Metrics: Sendable {
         var postgresFailures: UInt64 = 0
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
+        var matches: [MatchReport] = []
+        var outboxAge: Double = 0
         /// By entity type.
         var phases: [String: String] = [:]
         /// Of types that are to leave their phase by themselves and have been in it for long enough.
@@ -81,12 +86,23 @@ public final class Metrics: Sendable {
         text.gauge(
             "reactiond_clickhouse_failing_bool", "1 while ClickHouse takes nothing.", values.isSinkFailing ? 1 : 0)
         text.counter("reactiond_clickhouse_inserted_events_total", "Events confirmed.", values.insertedEvents)
+        text.counter(
+            "reactiond_redis_removals_total", "Users and entities that are gone, of which Redis was told.",
+            values.offeredRemovals)
         text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
         text.counter(
             "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",
             values.resentChunks)
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
+        text.gauge(
+            "reactiond_erasure_pending_users", "Users who are forgotten and not erased yet.",
+            Double(values.pendingErasures))
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
+        text.gauge(
+            "reactiond_outbox_oldest_event_seconds",
+            "How long the oldest event that is in no finished batch has waited, as the leader sees it.",
+            values.role == .leading ? values.outboxAge : 0)
+        add(values.role == .leading ? values.matches : [], to: &text)
         text.gauges(
             "reactiond_phase", "1 for the phase that an entity type is in.",
             values.phases.sorted { $0.key < $1.key }.map { ([("type", $0.key), ("phase", $0.value)], 1) })
@@ -95,6 +111,35 @@ public final class Metrics: Sendable {
             "What an entity type that is to advance by itself lacks for its next phase, looked at every minute.",
             values.unmetConditions.sorted { $0.key < $1.key }.map { ([("type", $0.key)], Double($0.value)) })
         return text.text
+    }
+
+    /// Of the leader only: what a follower has seen is old.
+    private func add(_ matches: [MatchReport], to text: inout PrometheusText) {
+        guard !matches.isEmpty else { return }
+        text.gauges(
+            "reactiond_match_differences", "Reactions on which the last matches found table and ClickHouse apart.",
+            matches.flatMap { match in
+                DifferenceClass.allCases.map { reason in
+                    (
+                        [("type", match.entityType), ("class", reason.rawValue)],
+                        Double(match.differences[reason.rawValue] ?? 0)
+                    )
+                }
+            })
+        text.gauges(
+            "reactiond_match_last_clean_timestamp_seconds", "When the last full match without a difference left ended.",
+            matches.map { ([("type", $0.entityType)], $0.lastClean) })
+        text.gauges(
+            "reactiond_match_duration_seconds", "What the last match took.",
+            matches.flatMap { match in
+                [("full", match.fullTime), ("recent", match.recentTime)].compactMap { scope, time in
+                    time.map { ([("type", match.entityType), ("scope", scope)], $0) }
+                }
+            })
+        text.gauges(
+            "reactiond_capture_altered",
+            "1 while the capture of a table is not whole, or was altered since the last clean match began.",
+            matches.map { ([("type", $0.entityType)], $0.isCaptureInDoubt ? 1 : 0) })
     }
 }
 

@@ -88,7 +88,7 @@ public struct MirrorService: Service {
         let reader = ChunkReader(reader: await source.makeReader())
         for batch in term.unfinished { await reader.announce(batch) }
         let effects = Effects(
-            source: source, cache: makeCache(term), reader: reader,
+            source: source, sink: sink, cache: makeCache(term), reader: reader,
             deliverer: Deliverer(
                 source: source, sink: sink, reader: reader, metrics: metrics, logger: logger,
                 inherited: term.unfinished.last?.number, requestTimeout: settings.sinkTimeout),
@@ -144,6 +144,7 @@ typealias Outcome = @Sendable (inout Mirror, Duration) -> [Mirror.Action]
 /// Carries out the machine's actions. Only PostgreSQL's failures are thrown: they end the term.
 struct Effects: Sendable {
     let source: PostgresSource
+    let sink: any Sink
     let cache: any Cache
     let reader: ChunkReader
     let deliverer: Deliverer
@@ -167,14 +168,15 @@ struct Effects: Sendable {
             try await source.awaitBell(heartbeat: MirrorService.heartbeat)
             return { $0.bellHeard(now: $1) }
         case .apply(let batch): return try await apply(batch)
-        case .raiseEpochs(let types, let through):
+        case .remove(let batch): return try await remove(batch)
+        case .raiseEpochs(let types, let offer, let through):
             guard try await source.raiseEpochs(types) else {
                 logger.warning("epochs not raised: a type's row is locked", metadata: ["types": "\(types.sorted())"])
-                return { $0.raiseFailed(now: $1) }
+                return { $0.raiseFailed(insteadOf: offer, now: $1) }
             }
             metrics.update { $0.raisedEpochs += 1 }
             logger.warning("user maps made absent: Redis takes nothing", metadata: ["types": "\(types.sorted())"])
-            return { $0.epochsRaised(through: through, now: $1) }
+            return { $0.epochsRaised(insteadOf: offer, through: through, now: $1) }
         case .send(let batch): return try await send(batch)
         case .finish(let batch, let lag): return try await finish(batch, lag)
         case .wait(let until):
@@ -215,13 +217,13 @@ struct Effects: Sendable {
                 after = last.version
                 count += Int64(events.count)
             }
-            return { $0.batchApplied(batch.number, now: $1) }
+            return { $0.offered(.changes, of: batch.number, now: $1) }
         } catch let error as CacheError {
             metrics.update { $0.redisFailures += 1 }
             await reader.release(batch.number)
             logger.warning(
                 "apply failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error.message)"])
-            return { $0.applyFailed(now: $1) }
+            return { $0.offerFailed(.changes, now: $1) }
         }
     }
 
@@ -241,6 +243,25 @@ struct Effects: Sendable {
                 ])
             return { $0.sendFailed(slowly: error.disposition == .stop, now: $1) }
         }
+    }
+
+    private func remove(_ batch: Batch) async throws -> Outcome {
+        do {
+            let removals = Removals(source: source, sink: sink, cache: cache)
+            let count = try await removals.offer(batch)
+            metrics.update { $0.offeredRemovals += UInt64(count) }
+            return { $0.offered(.removals, of: batch.number, now: $1) }
+        } catch let error as CacheError {
+            return removeFailed(batch, error.message)
+        } catch let error as SinkError {
+            return removeFailed(batch, error.message)
+        }
+    }
+
+    private func removeFailed(_ batch: Batch, _ error: String) -> Outcome {
+        metrics.update { $0.redisFailures += 1 }
+        logger.warning("removal failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error)"])
+        return { $0.offerFailed(.removals, now: $1) }
     }
 
     private func finish(_ batch: Batch, _ lag: LagHistogram) async throws -> Outcome {

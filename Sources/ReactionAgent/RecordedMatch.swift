@@ -1,5 +1,6 @@
 internal import Pipeline
 public import PostgresSource
+internal import ReactionModel
 internal import Synchronization
 
 /// One match of one type, from its row in `reactions.match_run` to what came of it.
@@ -34,15 +35,16 @@ public struct RecordedMatch: Sendable {
 
     /// - Parameter progress: what was found so far, and the rows that are to be compared, about.
     public func run(
-        _ entityType: String, progress: @escaping @Sendable (MatchResult, Int64) async -> Void
+        _ entityType: String, _ scope: MatchSource.Scope = .full,
+        progress: @escaping @Sendable (MatchResult, Int64) async -> Void
     ) async throws -> Outcome {
         let target = try await source.target(entityType)
         let match = TableMatch(target: target, settings: settings, postgres: postgres, clickHouse: clickHouse)
-        let expected = try await match.expected()
-        let run = try await source.begin(target, .full, expected: expected)
+        let expected = scope == .full ? try await match.expected() : 0
+        let run = try await source.begin(target, scope, expected: expected)
         do {
             let noted = Mutex(ContinuousClock.now)
-            let result = try await match.run { result in
+            let note: TableMatch.Progress = { result in
                 await progress(result, expected)
                 let isDue = noted.withLock { noted in
                     guard .now - noted > Self.interval else { return false }
@@ -51,6 +53,11 @@ public struct RecordedMatch: Sendable {
                 }
                 if isDue { try await source.progressed(run, compared: result.compared) }
             }
+            let result =
+                switch scope {
+                case .full: try await match.run(progress: note)
+                case .recent: try await match.runRecent(since: since(target), progress: note)
+                }
             try await source.store(result.differences, of: run)
             try await source.finish(
                 run, target, compared: result.compared, counts: result.counts, inFlight: result.inFlight)
@@ -60,6 +67,20 @@ public struct RecordedMatch: Sendable {
             try? await source.failed(run, "\(error)")
             throw error
         }
+    }
+
+    private func since(_ target: MatchTarget) throws -> UInt64 {
+        guard target.asOf == nil else {
+            throw MatchSource.Problem(
+                description:
+                    "the table of entity type \(target.type.name) takes no more writes: nothing in it is recent")
+        }
+        guard let since = target.lastSeen else {
+            throw MatchSource.Problem(
+                description:
+                    "entity type \(target.type.name) was never matched: a recent match goes on from the last one")
+        }
+        return since
     }
 
     /// Writes an event for each difference that one can repair.

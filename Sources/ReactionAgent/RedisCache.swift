@@ -50,6 +50,35 @@ public actor RedisCache: Cache {
         }
     }
 
+    @discardableResult
+    public func drop(_ users: [Int64], of type: EntityType) throws(CacheError) -> Int {
+        try converse { connection throws(CacheError) in
+            var count: Int64 = 0
+            for start in stride(from: 0, to: users.count, by: Self.mapsPerQuestion * Self.questionsPerPipeline) {
+                let some = users[start..<min(start + Self.mapsPerQuestion * Self.questionsPerPipeline, users.count)]
+                for reply in try connection.pipeline(unlinks(some, of: type)) {
+                    guard case .integer(let found) = reply else {
+                        throw CacheError(message: "unexpected reply to UNLINK: \(reply)")
+                    }
+                    count += found
+                }
+            }
+            return Int(count)
+        }
+    }
+
+    private func unlinks(_ users: ArraySlice<Int64>, of type: EntityType) -> CommandBuffer {
+        var commands = CommandBuffer()
+        for first in stride(from: users.startIndex, to: users.endIndex, by: Self.mapsPerQuestion) {
+            let some = users[first..<min(first + Self.mapsPerQuestion, users.endIndex)]
+            commands.begin("UNLINK", arguments: some.count)
+            for user in some {
+                commands.append(keys.key(type.userMapKey, id: user, shardCount: type.shardCount))
+            }
+        }
+        return commands
+    }
+
     /// Asks a server over a connection of its own.
     public static func identity(of settings: RedisSettings) async throws(CacheError) -> RedisIdentity {
         try await RedisProbe().identity(of: settings)

@@ -94,12 +94,21 @@ public struct Setting: Sendable {
             key: "backfill.longest_lag", form: .duration, standard: "10s",
             help: "Nothing is read while an event waits for the mirror longer than this."),
         .init(
+            key: "match.recent_interval", form: .duration, standard: "1h",
+            help: "Between two matches of what was written since the last one; 0s: none by itself."),
+        .init(
+            key: "match.full_interval", form: .duration, standard: "24h",
+            help: "Between two full matches; 0s: none by itself, not even when one is wanted."),
+        .init(
+            key: "match.watch_interval", form: .duration, standard: "1min",
+            help: "Between two looks whether the capture of a table was altered."),
+        .init(
             key: "match.slice_rows", form: .number, standard: "10000000",
             help: "Rows that a match reads from a table in one snapshot, about."),
         .init(
             key: "match.patience", form: .duration, standard: "30s",
             help:
-                "How long a match looks again at a reaction whose events are on their way; then it is counted as in flight."
+                "How long a match looks again at a reaction whose events are on their way, before it counts it as in flight; and how long the command waits for another match."
         ),
         .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",

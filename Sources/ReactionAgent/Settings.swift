@@ -19,6 +19,7 @@ public struct Settings: Sendable {
     public var mirror: Mirror.Settings
     public var backfill: BackfillService.Settings
     public var match: MatchSettings
+    var matchService: MatchService.Settings
     public var httpPort: UInt16?
     public var logLevel: Logger.Level
 
@@ -85,6 +86,14 @@ public struct Settings: Sendable {
         match = MatchSettings(
             sliceRows: Int64(try reader.number("match.slice_rows", in: 1...1_000_000_000)),
             patience: try reader.duration("match.patience"))
+        let intervals = try ["match.recent_interval", "match.full_interval"].map { key in
+            let interval = try reader.duration(key)
+            return interval == .zero ? nil : interval
+        }
+        matchService = MatchService.Settings(
+            match: match, recentInterval: intervals[0], fullInterval: intervals[1],
+            watchInterval: try reader.duration("match.watch_interval"),
+            longestBackoff: try reader.duration("mirror.longest_backoff"))
         let port = try reader.number("agent.http_port", in: 0...65535)
         httpPort = port == 0 ? nil : UInt16(port)
         guard let level = Logger.Level(rawValue: try reader.text("agent.log_level")) else {

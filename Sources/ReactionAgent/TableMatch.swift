@@ -91,6 +91,27 @@ public struct TableMatch: Sendable {
         return result
     }
 
+    /// Compares what was written since a transaction id, in the table or in the outbox. Rests as long as it reads the table.
+    public func runRecent(since: UInt64, progress: Progress) async throws -> MatchResult {
+        let look = Look(match: self, reader: SecondLook(settings: postgres))
+        let recent = RecentKeys(settings: postgres, of: target.table, target.type, since: since)
+        var result = MatchResult()
+        var moving: [MatchKey] = []
+        while true {
+            let began = ContinuousClock.now
+            guard let piece = try await recent.piece() else { break }
+            let busy = ContinuousClock.now - began
+            let keys = Array(Set(piece))
+            try await decide(keys, look, &result, &moving)
+            result.compared += Int64(keys.count)
+            result.rows += Int64(piece.count)
+            try await progress(result)
+            try await Task.sleep(for: busy)
+        }
+        try await settle(moving, look, &result)
+        return result
+    }
+
     private func compare(
         _ users: ClosedRange<Int64>, known: ClosedRange<Int64>?, _ table: TableStates, _ look: Look,
         _ result: inout MatchResult, _ moving: inout [MatchKey], _ progress: Progress
@@ -101,14 +122,7 @@ public struct TableMatch: Sendable {
         try await table.begin(users, of: target.table, target.type)
         walking: while true {
             let need = merge.compare()
-            let candidates = merge.takeCandidates()
-            for start in stride(from: 0, to: candidates.count, by: Self.page) {
-                let page = candidates[start..<min(start + Self.page, candidates.count)]
-                let left = try await look.again(page, &result)
-                let kept = left.prefix(Self.mostMoving - moving.count)
-                moving += kept
-                result.inFlight += Int64(left.count - kept.count)
-            }
+            try await decide(merge.takeCandidates(), look, &result, &moving)
             switch need {
             case .nothing: break walking
             case .mirror: merge.mirrorRead(try await pieces.next())
@@ -122,6 +136,18 @@ public struct TableMatch: Sendable {
             try Task.checkCancellation()
         }
         result.compared = before + merge.compared
+    }
+
+    private func decide(
+        _ candidates: [MatchKey], _ look: Look, _ result: inout MatchResult, _ moving: inout [MatchKey]
+    ) async throws {
+        for start in stride(from: 0, to: candidates.count, by: Self.page) {
+            let left = try await look.again(
+                candidates[start..<min(start + Self.page, candidates.count)], &result)
+            let kept = left.prefix(Self.mostMoving - moving.count)
+            moving += kept
+            result.inFlight += Int64(left.count - kept.count)
+        }
     }
 
     /// Looks at what is on its way until it has arrived.

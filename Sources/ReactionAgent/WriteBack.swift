@@ -58,7 +58,7 @@ extension BackfillStore {
     func kinds(_ query: WriteBackQuery, _ users: ClosedRange<Int64>) throws(SinkError) -> [WriteBackQuery.Kind] {
         try forgettingSession { session throws(SinkError) in
             let answer = try session.client.query(
-                query.kinds(users, form: session.layout.events), settings: TypeTruncation.settings(session.abilities))
+                query.kinds(users, form: session.layout.events), settings: Removal.settings(session.abilities))
             guard let kinds = WriteBackQuery.kinds(answer) else { throw .nonsense }
             return kinds
         }
@@ -67,7 +67,7 @@ extension BackfillStore {
     /// The answer to a histogram: rows per bucket.
     func counts(_ text: String) throws(SinkError) -> [UInt64: Int64] {
         try forgettingSession { session throws(SinkError) in
-            let rows = try session.client.rows(text, settings: TypeTruncation.settings(session.abilities))
+            let rows = try session.client.rows(text, settings: Removal.settings(session.abilities))
             let counts = rows.compactMap { row -> (UInt64, Int64)? in
                 guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
                 return (bucket, count)

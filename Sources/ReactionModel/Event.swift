@@ -4,6 +4,10 @@ public enum EventScope: UInt8, Sendable {
     case reaction = 0x72  // 'r'
     /// Every reaction of the type: the legacy table was truncated.
     case type = 0x74  // 't'
+    /// Every reaction of the user in the type: the user is gone.
+    case user = 0x75  // 'u'
+    /// Every reaction on the entity: it is gone.
+    case entity = 0x65  // 'e'
 }
 
 /// Bits set and bits cleared on one reaction, as the outbox holds it.

@@ -1,4 +1,5 @@
 import ArgumentParser
+import PostgresSource
 import ReactionAgent
 
 struct Match: AsyncParsableCommand {
@@ -11,6 +12,11 @@ struct Match: AsyncParsableCommand {
 
     @Option(help: "An entity type; may be given several times. Without it: every one that has a table.")
     var type: [String] = []
+
+    @Flag(
+        help:
+            "Compare only what was written since the last match, found by the rows' transaction ids and in the outbox.")
+    var recent = false
 
     @Flag(help: "Write an event for each difference, so that ClickHouse and Redis agree with the table.")
     var repair = false
@@ -29,7 +35,8 @@ struct Match: AsyncParsableCommand {
 
     func run() async throws {
         let command = try MatchCommand(
-            settings: try await settings.load(), entityTypes: type, repair: repair ? .yes : dryRun ? .dry : .no,
+            settings: try await settings.load(), entityTypes: type, scope: recent ? .recent : .full,
+            repair: repair ? .yes : dryRun ? .dry : .no,
             mostRepairs: maxRepairs)
         if try await command.run() > 0 {
             throw ArgumentParser.ExitCode(ReactionAgent.ExitCode.failure.rawValue)

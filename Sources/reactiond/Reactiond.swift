@@ -15,8 +15,8 @@ struct Reactiond: AsyncParsableCommand {
             78 configuration.
             """,
         subcommands: [
-            Run.self, InitClickHouse.self, Backfill.self, Match.self, ReadinessCommand.self, Advance.self, Rollback.self,
-            Archive.self, Restore.self, Status.self, DoctorCommand.self, Version.self,
+            Run.self, InitClickHouse.self, Backfill.self, Match.self, ReadinessCommand.self, Advance.self,
+            Rollback.self, Archive.self, Restore.self, Forget.self, Status.self, DoctorCommand.self, Version.self,
         ])
 
     static func main() async {

@@ -124,6 +124,14 @@ public final class MemorySink: Sink {
         return chunk.events.allSatisfy { present.contains($0.version) }
     }
 
+    public func users(
+        removedBy event: Event, of type: EntityType, above user: Int64?, limit: Int
+    ) async throws(SinkError) -> [Int64] {
+        let users = Set(
+            rows.map(\.event).filter { $0.scope == .reaction && $0.entityID == event.entityID }.map(\.userID))
+        return Array(users.filter { $0 > user ?? .min }.sorted().prefix(limit))
+    }
+
     public func flags(
         of keys: [ReactionKey], before batch: BatchNumber, _ version: Version, catalog: [Int16: EntityType]
     ) async throws(SinkError) -> [ReactionKey: KnownFlags] {
@@ -145,12 +153,16 @@ public final class MemoryCache: Cache {
     private struct State {
         var events: [Event] = []
         var isFailing = false
+        var dropped: [Int64] = []
     }
 
     private let state = Mutex(State())
 
     public init() {}
 
+    /// Users whose map was dropped.
+    public var dropped: [Int64] { state.withLock { $0.dropped } }
+    public var events: [Event] { state.withLock { $0.events } }
     public var versions: Set<Int64> { state.withLock { Set($0.events.map(\.version.rawValue)) } }
     public func setFailing(_ isFailing: Bool) { state.withLock { $0.isFailing = isFailing } }
 
@@ -160,5 +172,15 @@ public final class MemoryCache: Cache {
             return state.isFailing
         }
         if isFailing { throw CacheError(message: "away") }
+    }
+
+    @discardableResult
+    public func drop(_ users: [Int64], of type: EntityType) async throws(CacheError) -> Int {
+        let isFailing = state.withLock { state in
+            if !state.isFailing { state.dropped += users }
+            return state.isFailing
+        }
+        if isFailing { throw CacheError(message: "away") }
+        return users.count
     }
 }

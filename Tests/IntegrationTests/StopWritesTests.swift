@@ -81,6 +81,37 @@ import Testing
         #expect(try session.value(#"SELECT count(*) FROM "ImageReaction""#) == "2")
     }
 
+    @Test("a flip that finds no gap gives up after a while, keeps nobody waiting meanwhile, and changes nothing")
+    func noGap() async throws {
+        let stack = try await Stack.make()
+        let session = try switched(stack)
+        try session.execute("SELECT reactions.prepare_stop_writes('Image')")
+        let other = try stack.connect()
+        try session.execute("BEGIN; SELECT reactions.react(1, 1, 'Like')")
+        let admin = try stack.connect()
+        async let advanced = onThread { Result { try admin.execute("CALL reactions.advance('Image', force => true)") } }
+        try await eventually("the flip is tried") {
+            try other.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'CALL%'")
+                == "1"
+        }
+        for entity in 1...20 {
+            let taken = try milliseconds { try other.execute("SELECT reactions.react(2, \(entity), 'Like')") }
+            #expect(taken < 1000, "took \(taken) ms")
+        }
+        do {
+            _ = try await advanced.get()
+            Issue.record("the flip went through")
+        } catch let error as PostgresError {
+            #expect(error.sqlstate == "55P03")
+        }
+        let phase = "SELECT phase, stop_version FROM reactions.entity_type"
+        #expect(try other.query(phase) == [["switch_reads", nil]])
+        #expect(try other.value("SELECT count(*) FROM reactions.phase_log WHERE to_phase = 'stop_writes'") == "0")
+        try session.execute("COMMIT")
+        try admin.execute("CALL reactions.advance('Image', force => true)")
+        #expect(try other.value("SELECT phase FROM reactions.entity_type") == "stop_writes")
+    }
+
     @Test("writers with their own SQL, and with the functions, lose nothing while the table is frozen under them")
     func writersAcrossTheFlip() async throws {
         let stack = try await Stack.make()

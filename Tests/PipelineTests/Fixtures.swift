@@ -1,10 +1,10 @@
 import Pipeline
 import ReactionModel
 
-func makeBatch(_ number: Int64, events: Int64 = 1, types: [Int16] = [1]) -> Batch {
+func makeBatch(_ number: Int64, events: Int64 = 1, types: [Int16] = [1], hasRemovals: Bool = false) -> Batch {
     Batch(
         number: BatchNumber(rawValue: number), previous: nil, snapshot: Snapshot(xmin: 1, xmax: 1), events: events,
-        checksum: 0, chunkEvents: 10, typeIDs: types, catalog: [:])
+        checksum: 0, chunkEvents: 10, typeIDs: types, hasRemovals: hasRemovals, catalog: [:])
 }
 
 func makeEvent(
@@ -24,7 +24,9 @@ extension Mirror.Action {
         case .setAsleep(let isAsleep): isAsleep ? "sleep" : "wake"
         case .awaitBell: "awaitBell"
         case .apply(let batch): "apply \(batch.number.rawValue)"
-        case .raiseEpochs(let types, let through): "raise \(types.sorted()) through \(through.rawValue)"
+        case .raiseEpochs(let types, let offer, let through):
+            "raise \(types.sorted()) through \(through.rawValue)" + (offer == .removals ? " for removals" : "")
+        case .remove(let batch): "remove \(batch.number.rawValue)"
         case .send(let batch): "send \(batch.number.rawValue)"
         case .finish(let batch, _): "finish \(batch.number.rawValue)"
         case .wait: "wait"

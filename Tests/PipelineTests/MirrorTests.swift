@@ -22,7 +22,7 @@ import Testing
         #expect(step.names == ["apply 1", "send 1"])
         step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .milliseconds(3))
         #expect(step.names == [])
-        step = mirror.batchApplied(number(1), now: .milliseconds(4))
+        step = mirror.offered(.changes, of: number(1), now: .milliseconds(4))
         #expect(step.names == ["finish 1"])
         step = mirror.batchFinished(number(1), now: .milliseconds(5))
         #expect(step.names == [])
@@ -31,7 +31,7 @@ import Testing
     /// Forms and finishes a batch of so many events.
     private func formBatch(of events: Int64, _ mirror: inout Mirror, number value: Int64, at now: Duration) {
         _ = mirror.looked(makeBatch(value, events: events), oldestRunning: 9, now: now)
-        _ = mirror.batchApplied(number(value), now: now)
+        _ = mirror.offered(.changes, of: number(value), now: now)
         _ = mirror.batchConfirmed(number(value), lag: LagHistogram(), now: now)
         #expect(mirror.batchFinished(number(value), now: now).names == [])
     }
@@ -66,7 +66,7 @@ import Testing
         var mirror = mirror([makeBatch(1), makeBatch(2)])
         var step = mirror.timePassed(now: .zero)
         #expect(step.names == ["apply 1", "send 1"])
-        step = mirror.batchApplied(number(1), now: .zero)
+        step = mirror.offered(.changes, of: number(1), now: .zero)
         #expect(step.names == ["apply 2"])
         step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
         #expect(step.names == ["finish 1", "send 2"])
@@ -82,7 +82,7 @@ import Testing
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: now)
         formed = 1
         _ = mirror.sendFailed(slowly: true, now: now)
-        _ = mirror.batchApplied(number(1), now: now)
+        _ = mirror.offered(.changes, of: number(1), now: now)
         while formed < 30, now < .seconds(1000) {
             now += .milliseconds(10)
             let actions = mirror.timePassed(now: now).names
@@ -93,7 +93,7 @@ import Testing
             last = now
             let step = mirror.looked(makeBatch(formed), oldestRunning: 9, now: now)
             #expect(step.names.contains("apply \(formed)"))
-            _ = mirror.batchApplied(number(formed), now: now)
+            _ = mirror.offered(.changes, of: number(formed), now: now)
         }
         #expect(formed == 30)
         #expect(gaps.first == .milliseconds(250))
@@ -109,12 +109,12 @@ import Testing
             now += .milliseconds(10)
             #expect(mirror.timePassed(now: now).names.contains("look") == (formed < 3))
         }
-        _ = mirror.batchApplied(number(1), now: now)
+        _ = mirror.offered(.changes, of: number(1), now: now)
         _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: now)
         #expect(mirror.batchFinished(number(1), now: now).names.contains("look"))
         _ = mirror.looked(makeBatch(4), hasMore: true, oldestRunning: 9, now: now)
         _ = mirror.sendFailed(slowly: false, now: now)
-        _ = mirror.batchApplied(number(2), now: now)
+        _ = mirror.offered(.changes, of: number(2), now: now)
         #expect(!mirror.timePassed(now: now + .milliseconds(10)).names.contains("look"))
     }
 
@@ -122,7 +122,7 @@ import Testing
         var mirror = mirror()
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
-        _ = mirror.batchApplied(number(1), now: .zero)
+        _ = mirror.offered(.changes, of: number(1), now: .zero)
         var now = Duration.zero
         for delay in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
             _ = mirror.sendFailed(slowly: false, now: now)
@@ -140,31 +140,97 @@ import Testing
     @Test func afterTheGiveUpOneRaisedEpochStandsForEveryBatchFormedSoFar() {
         var mirror = mirror([makeBatch(1, types: [1]), makeBatch(2, types: [3])])
         _ = mirror.timePassed(now: .zero)
-        var step = mirror.applyFailed(now: .seconds(1))
+        var step = mirror.offerFailed(.changes, now: .seconds(1))
         #expect(step.names == ["look"])
         step = mirror.timePassed(now: .seconds(2))
         #expect(step.names.contains("apply 1"))
-        step = mirror.applyFailed(now: .seconds(31))
+        step = mirror.offerFailed(.changes, now: .seconds(31))
         #expect(step.names.contains("raise [1, 3] through 2"))
-        let actions = mirror.epochsRaised(through: number(2), now: .seconds(31)).names
+        let actions = mirror.epochsRaised(insteadOf: .changes, through: number(2), now: .seconds(31)).names
         #expect(!actions.contains { $0.hasPrefix("apply") })
         #expect(mirror.isRedisFailing)
         step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(32))
         #expect(step.names.contains("finish 1"))
     }
 
+    @Test func whoIsGoneIsToldToRedisAfterTheConfirmationAndBeforeTheEnd() {
+        var mirror = mirror()
+        _ = mirror.timePassed(now: .zero)
+        var step = mirror.looked(makeBatch(1, hasRemovals: true), oldestRunning: 9, now: .zero)
+        #expect(step.names == ["apply 1", "send 1"])
+        step = mirror.offered(.changes, of: number(1), now: .zero)
+        #expect(step.names == [])
+        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(step.names == ["remove 1"])
+        step = mirror.offered(.removals, of: number(1), now: .zero)
+        #expect(step.names == ["finish 1"])
+    }
+
+    @Test func aLongRemovalHoldsUpNeitherServer() {
+        var mirror = mirror([makeBatch(1, hasRemovals: true), makeBatch(2, hasRemovals: true), makeBatch(3)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.offered(.changes, of: number(1), now: .zero)
+        var step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(step.names == ["send 2", "remove 1"])
+        step = mirror.offered(.changes, of: number(2), now: .zero)
+        #expect(step.names == ["apply 3"])
+        step = mirror.batchConfirmed(number(2), lag: LagHistogram(), now: .zero)
+        #expect(step.names == ["send 3"])
+        step = mirror.offered(.removals, of: number(1), now: .zero)
+        #expect(step.names == ["finish 1", "remove 2"])
+    }
+
+    /// A map that begins under the raised epoch before ClickHouse has the removal would be made without it.
+    @Test func aRaisedEpochStandsOnlyForRemovalsThatWereConfirmedBefore() {
+        var mirror = mirror([makeBatch(1, types: [1], hasRemovals: true), makeBatch(2, types: [3], hasRemovals: true)])
+        _ = mirror.timePassed(now: .zero)
+        for batch in 1...2 as ClosedRange<Int64> { _ = mirror.offered(.changes, of: number(batch), now: .zero) }
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        _ = mirror.offerFailed(.removals, now: .seconds(1))
+        _ = mirror.timePassed(now: .seconds(2))
+        var step = mirror.offerFailed(.removals, now: .seconds(31))
+        #expect(step.names.contains("raise [1] through 1 for removals"))
+        _ = mirror.batchConfirmed(number(2), lag: LagHistogram(), now: .seconds(31))
+        step = mirror.epochsRaised(insteadOf: .removals, through: number(1), now: .seconds(32))
+        #expect(step.names == ["finish 1", "remove 2"])
+    }
+
+    /// The changes were given up while ClickHouse has not confirmed who is gone.
+    @Test func aRaisedEpochForChangesStandsForNoRemoval() {
+        var mirror = mirror([makeBatch(1, hasRemovals: true)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.offerFailed(.changes, now: .seconds(1))
+        _ = mirror.timePassed(now: .seconds(2))
+        _ = mirror.offerFailed(.changes, now: .seconds(31))
+        _ = mirror.epochsRaised(insteadOf: .changes, through: number(1), now: .seconds(31))
+        let step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(32))
+        #expect(step.names.contains("remove 1"))
+        #expect(!step.names.contains("finish 1"))
+    }
+
+    @Test func shuttingDownWaitsForARemovalUnderWay() {
+        var mirror = mirror([makeBatch(1, hasRemovals: true)])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.offered(.changes, of: number(1), now: .zero)
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        var step = mirror.shutdownRequested(now: .seconds(1))
+        #expect(step.names == [])
+        step = mirror.offered(.removals, of: number(1), now: .seconds(2))
+        #expect(step.names == ["finish 1"])
+    }
+
     @Test func epochsThatCannotBeRaisedAreTriedAgainAfterAWhile() {
         var mirror = mirror([makeBatch(1)])
         _ = mirror.timePassed(now: .zero)
-        _ = mirror.applyFailed(now: .zero)
+        _ = mirror.offerFailed(.changes, now: .zero)
         _ = mirror.timePassed(now: .seconds(1))
-        var step = mirror.applyFailed(now: .seconds(30))
+        var step = mirror.offerFailed(.changes, now: .seconds(30))
         #expect(step.names.contains("raise [1] through 1"))
-        step = mirror.raiseFailed(now: .seconds(31))
+        step = mirror.raiseFailed(insteadOf: .changes, now: .seconds(31))
         #expect(!step.names.contains("apply 1"))
         step = mirror.timePassed(now: .seconds(32))
         #expect(step.names.contains("apply 1"))
-        step = mirror.applyFailed(now: .seconds(32))
+        step = mirror.offerFailed(.changes, now: .seconds(32))
         #expect(step.names.contains("raise [1] through 1"))
     }
 
@@ -174,7 +240,7 @@ import Testing
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
         var step = mirror.shutdownRequested(now: .seconds(1))
         #expect(step.names == [])
-        step = mirror.batchApplied(number(1), now: .seconds(2))
+        step = mirror.offered(.changes, of: number(1), now: .seconds(2))
         #expect(step.names == [])
         step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(3))
         #expect(step.names == ["finish 1"])
@@ -189,7 +255,7 @@ import Testing
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
         _ = mirror.shutdownRequested(now: .seconds(1))
-        _ = mirror.batchApplied(number(1), now: .seconds(1))
+        _ = mirror.offered(.changes, of: number(1), now: .seconds(1))
         let step = mirror.sendFailed(slowly: false, now: .seconds(2))
         #expect(step.names == ["stop"])
     }
@@ -200,9 +266,9 @@ import Testing
         _ = mirror.shutdownRequested(now: .seconds(1))
         var step = mirror.sendFailed(slowly: false, now: .seconds(2))
         #expect(step.names == [])
-        step = mirror.batchApplied(number(1), now: .seconds(4))
+        step = mirror.offered(.changes, of: number(1), now: .seconds(4))
         #expect(step.names == ["apply 2"])
-        step = mirror.batchApplied(number(2), now: .seconds(5))
+        step = mirror.offered(.changes, of: number(2), now: .seconds(5))
         #expect(step.names == ["stop"])
     }
 
@@ -229,7 +295,7 @@ import Testing
         var mirror = mirror()
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1, events: 0), oldestRunning: 9, now: .seconds(4))
-        _ = mirror.batchApplied(number(1), now: .seconds(4))
+        _ = mirror.offered(.changes, of: number(1), now: .seconds(4))
         _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(4))
         var step = mirror.batchFinished(number(1), now: .seconds(5))
         #expect(step.names == ["look"])

@@ -117,6 +117,46 @@ extension PostgresSource {
         #expect(sizes == [1, 1, 1])
     }
 
+    @Test func consecutiveRemovalsOfOneScopeAndTypeAreAChunk() async throws {
+        let database = try await OutboxDatabase.make()
+        let (source, _) = try await database.leader()
+        let writer = try database.connect()
+        try writer.execute(
+            """
+            SELECT reactions.write_event(u, 1, 1) FROM generate_series(1, 5) u;
+            SELECT reactions.write_event(u, 0, 0, scope => 'u') FROM generate_series(1, 1003) u;
+            SELECT reactions.write_event(1, 0, 0, scope => 'u', type_id => 2::smallint);
+            SELECT reactions.write_event(0, e, 0, scope => 'e') FROM generate_series(1, 2) e;
+            SELECT reactions.write_event(1, 1, 1)
+            """)
+        let batch = try #require(try await source.look().batch)
+        #expect(batch.hasRemovals)
+        var sizes: [Int] = []
+        var after = Version.zero
+        let reader = await source.makeReader()
+        while case let events = try await reader.events(of: batch, after: after), let last = events.last {
+            sizes.append(events.count)
+            #expect(Set(events.map { "\($0.scope) \($0.typeID)" }).count == 1)
+            after = last.version
+        }
+        #expect(sizes == [5, 1000, 3, 1, 2, 1])
+
+        var removals: [Event] = []
+        while case let page = try await source.removals(of: batch, after: removals.last?.version ?? .zero, limit: 400),
+            !page.isEmpty
+        {
+            removals += page
+        }
+        #expect(removals.count == 1006)
+        #expect(removals.prefix(1003).map(\.userID) == Array(1...1003))
+        #expect(removals.suffix(2).map(\.entityID) == [1, 2])
+
+        try writer.writeEvent(user: 1, entity: 1, set: 1)
+        let next = try #require(try await source.look().batch)
+        #expect(!next.hasRemovals)
+        #expect(try await source.removals(of: next, after: .zero, limit: 9).isEmpty)
+    }
+
     @Test func aLargeBacklogIsCutBetweenTransactions() async throws {
         let database = try await OutboxDatabase.make()
         var limits = PostgresSource.BatchLimits()

@@ -68,6 +68,46 @@ private func withMirror(
         #expect(lag == "200")
     }
 
+    @Test func whoIsGoneIsToldToTheCacheWhenTheSinkHasIt() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        let cache = MemoryCache()
+        sink.leaveUnanswered(nil)
+        try await withMirror(of: database, sink: sink, cache: cache) { _ in
+            for user in 1...3 { try writer.writeEvent(user: Int64(user), entity: 9, set: 1) }
+            try await eventually { sink.versions.count == 3 }
+            try writer.execute("BEGIN")
+            let user = try writer.writeEvent(user: 7, entity: 0, set: 0, scope: "u")
+            let entity = try writer.writeEvent(user: 0, entity: 9, set: 0, scope: "e")
+            sink.leaveUnanswered(user)
+            try writer.execute("COMMIT")
+            try await eventually { sink.inserts > 4 }
+            #expect(cache.dropped.isEmpty)
+            #expect(cache.events.allSatisfy { $0.scope != .reaction || $0.version.rawValue < user })
+
+            cache.setFailing(true)
+            sink.leaveUnanswered(nil)
+            // The epoch is raised instead, and the batch finished.
+            try await eventually {
+                try writer.value("SELECT epoch > 0 FROM reactions.entity_type WHERE type_id = 1") == "t"
+                    && writer.value("SELECT floor >= \(entity) FROM reactions._mirror") == "t"
+            }
+            #expect(cache.dropped.isEmpty)
+
+            cache.setFailing(false)
+            try writer.execute("BEGIN")
+            try writer.writeEvent(user: 8, entity: 0, set: 0, scope: "u")
+            let again = try writer.writeEvent(user: 0, entity: 9, set: 0, scope: "e")
+            try writer.execute("COMMIT")
+            try await eventually { try writer.value("SELECT floor >= \(again) FROM reactions._mirror") == "t" }
+            #expect(cache.dropped == [8])
+            let clears = cache.events.filter { $0.version.rawValue == again && $0.scope == .reaction }
+            #expect(clears.map(\.userID) == [1, 2, 3])
+            #expect(clears.allSatisfy { $0.entityID == 9 && $0.setMask == 0 && $0.clearMask == 3 })
+        }
+    }
+
     @Test func aSleepingMirrorIsWokenByANotificationAndHasNoneWhileAwake() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()

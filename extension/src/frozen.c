@@ -7,8 +7,8 @@
  *
  * Statements of referential actions pass, as the deletion they are part of has been decided. They are known by SECURITY_NOFORCE_RLS in
  * the security context, which in core ri_triggers.c alone sets: not by the depth of triggers, which the application's own have as well.
- * (Our own statements set it, too; those on a frozen table are _write_back's, which pass before that is looked at.) What a frozen row
- * held says little of the state before, so their events leave the delta to the agent.
+ * (Our own statements set it for tables with FORCE ROW LEVEL SECURITY; those on a frozen table are _write_back's, which pass before that
+ * is looked at.) What a frozen row held says little of the state before, so their events leave the delta to the agent.
  */
 #include "frozen.h"
 
@@ -66,7 +66,7 @@ refuse(const ReactionType *type, const TriggerData *data)
 bool
 frozen_begin(const ReactionType *type, const TriggerData *data)
 {
-	if (InNoForceRLSOperation() && !TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+	if (InNoForceRLSOperation() && (TRIGGER_FIRED_BY_DELETE(data->tg_event) || TRIGGER_FIRED_BY_UPDATE(data->tg_event)))
 		return true;
 	if (!TRIGGER_FIRED_BY_INSERT(data->tg_event) || !type->redirects_inserts)
 		refuse(type, data);

@@ -2,9 +2,9 @@
  * Users and entities that are gone.
  *
  * While an attached table is written, a foreign key keeps order between whoever reacts and whoever deletes the user or the entity: the
- * first has a share lock on the row that the second deletes. A frozen table is not written, so the order is kept here: writers share
- * locks of their user and their entity, deleters take them exclusively before they draw the version at which all of it is gone. So no
- * event of a lower version is committed later.
+ * first has a share lock on the row that the second deletes. Where no table is written, frozen or native, the order is kept here: writers
+ * share locks of their user and their entity, deleters take them exclusively before they draw the version at which all of it is gone. So
+ * no event of a lower version is committed later.
  *
  * The locks are granular as in any textbook. A writer announces its share locks by an intention on the type (IS), a deleter its exclusive
  * ones (IX); a transaction with more than MOST_IDS ids locks the type instead, in S or X. So their number is bounded, however many

@@ -62,22 +62,30 @@ typedef struct SavedUser
 	int			context;
 } SavedUser;
 
-/* An error restores user and context with the (sub)transaction. */
+/*
+ * An error restores user and context with the (sub)transaction. SECURITY_NOFORCE_RLS only where it is needed: by it a frozen table knows
+ * referential actions, and what the application's triggers do within our statement is none.
+ */
 static SavedUser
 become_owner(ReactionType *type)
 {
 	SavedUser	saved;
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(type->legacy_table));
+	Form_pg_class table;
 	Oid			owner;
+	int			context = SECURITY_LOCAL_USERID_CHANGE;
 
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the table of entity type \"%s\" does not exist", type->name)));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	table = (Form_pg_class) GETSTRUCT(tuple);
+	owner = table->relowner;
+	if (table->relforcerowsecurity)
+		context |= SECURITY_NOFORCE_RLS;
 	ReleaseSysCache(tuple);
 	GetUserIdAndSecContext(&saved.user, &saved.context);
-	SetUserIdAndSecContext(owner, saved.context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	SetUserIdAndSecContext(owner, saved.context | context);
 	return saved;
 }
 

@@ -48,7 +48,7 @@ flags_in_outbox(ReactionType *type, int64 user_id, int64 entity_id)
 
 	outbox_lock();
 	rows = outbox_scan(type, user_id, &entity_id, OUTBOX_CURRENT, NULL, &count);
-	gone = legacy_is_frozen(type) ? outbox_gone(type, user_id, entity_id) : 0;
+	gone = outbox_gone(type, user_id, entity_id);
 	if (count > 0 || gone > 0)
 	{
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -93,7 +93,7 @@ static void
 lock_key(ReactionType *type, int64 user_id, int64 entity_id)
 {
 	xact_lock_key(type, user_id, entity_id);
-	if (legacy_is_frozen(type))
+	if (!legacy_is_written(type))
 		gone_lock_out(type, user_id, entity_id);
 }
 

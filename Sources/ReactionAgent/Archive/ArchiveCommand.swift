@@ -211,7 +211,7 @@ public struct ArchiveCommand: Sendable {
     private func match() async throws {
         let source = MatchSource(settings: settings.postgres)
         try await source.open()
-        guard try await source.takeLock() else {
+        guard try await source.takeLock(within: settings.match.patience) else {
             throw ArchiveProblem("another match is running: reactions.match_run shows how far it is; try again")
         }
         let matching = RecordedMatch(

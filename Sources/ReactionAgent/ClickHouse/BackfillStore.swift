@@ -3,7 +3,7 @@ import Pipeline
 import PostgresSource
 import ReactionModel
 
-/// A conversation with ClickHouse about backfills. libcurl blocks, so the actor has a thread of its own.
+/// A conversation with ClickHouse beside the mirror's: about backfills, and about erasures. libcurl blocks, so the actor has a thread of its own.
 ///
 /// A range of a table is one insert, and so one block of one partition, which is taken whole or not at all. Two attempts may bring
 /// different rows, since the table changes in between, and either's are right: what is there of a range is left as it is.
@@ -58,6 +58,12 @@ actor BackfillStore {
         try forgettingSession { session throws(SinkError) in try session.numbers(text, count) }
     }
 
+    func rows(_ text: String) throws(SinkError) -> [[String]] {
+        try forgettingSession { session throws(SinkError) in
+            try session.client.rows(text, settings: Removal.settings(session.abilities))
+        }
+    }
+
     /// The answer to `TypeRows.histogram`.
     func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
         try forgettingSession { session throws(SinkError) in try session.histogram(text) }
@@ -66,7 +72,7 @@ actor BackfillStore {
     /// - Parameter queryID: the server refuses the statement while another one of this id runs.
     func run(_ text: String, queryID: String?) throws(SinkError) {
         try forgettingSession { session throws(SinkError) in
-            _ = try session.client.query(text, settings: TypeTruncation.settings(session.abilities), queryID: queryID)
+            _ = try session.client.query(text, settings: Removal.settings(session.abilities), queryID: queryID)
         }
     }
 
@@ -92,7 +98,7 @@ actor BackfillStore {
 extension ClickHouseSession {
     /// The first row of an answer, of so many numbers.
     func numbers<Number: LosslessStringConvertible>(_ text: String, _ count: Int) throws(SinkError) -> [Number] {
-        let answer = try client.rows(text, settings: TypeTruncation.settings(abilities))
+        let answer = try client.rows(text, settings: Removal.settings(abilities))
         let numbers = (answer.first ?? []).compactMap { Number($0) }
         guard numbers.count == count else { throw .nonsense }
         return numbers
@@ -100,7 +106,7 @@ extension ClickHouseSession {
 
     /// The answer to `TypeRows.histogram`.
     func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
-        let rows = try client.rows(text, settings: TypeTruncation.settings(abilities))
+        let rows = try client.rows(text, settings: Removal.settings(abilities))
         return Dictionary(
             rows.compactMap { row in
                 guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }

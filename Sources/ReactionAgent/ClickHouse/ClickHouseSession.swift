@@ -152,32 +152,42 @@ struct ClickHouseSession {
         }
     }
 
-    // MARK: Truncated types
+    // MARK: Removals
 
-    func remaining(_ truncation: TypeTruncation) throws(SinkError) -> Int64 {
-        let rows = try client.rows(truncation.remaining, settings: TypeTruncation.settings(abilities))
+    func remaining(_ removal: Removal) throws(SinkError) -> Int64 {
+        let rows = try client.rows(removal.remaining, settings: Removal.settings(abilities))
         guard let count = rows.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
         return count
     }
 
-    func truncate(_ truncation: TypeTruncation, _ query: ChunkQuery) throws(SinkError) {
-        guard try remaining(truncation) > 0 else { return }
-        let before = try tallies(query)
-        if before[.entityMetricEvents]?.rows == 0 {
-            for table in [MirrorTable.reactionsByEntity, .reactionDeltas] {
-                try insert(truncation, into: table, query)
-                if before[table]?.rows != 0 { _ = try client.query(query.optimize(table)) }
-            }
-        }
-        try insert(truncation, into: .entityMetricEvents, query)
-        guard try remaining(truncation) == 0 else {
-            throw SinkError(disposition: .retry, message: "reactions of a truncated type are left")
+    /// What the server makes by itself it cannot refuse for its content: something else is wrong, and parking an event would not help.
+    func remove(_ removal: Removal, _ query: ChunkQuery) throws(SinkError) {
+        do {
+            try write(removal, query)
+        } catch {
+            guard error.disposition == .rejectBatch else { throw error }
+            throw SinkError(disposition: .stop, status: error.status, code: error.code, message: error.message)
         }
     }
 
-    private func insert(_ truncation: TypeTruncation, into table: MirrorTable, _ query: ChunkQuery) throws(SinkError) {
+    private func write(_ removal: Removal, _ query: ChunkQuery) throws(SinkError) {
+        guard try remaining(removal) > 0 else { return }
+        let before = try tallies(query)
+        if before[.entityMetricEvents]?.rows == 0 {
+            for table in [MirrorTable.reactionsByEntity, .reactionDeltas] {
+                try insert(removal, into: table, query)
+                if before[table]?.rows != 0 { _ = try client.query(query.optimize(table)) }
+            }
+        }
+        try insert(removal, into: .entityMetricEvents, query)
+        guard try remaining(removal) == 0 else {
+            throw SinkError(disposition: .retry, message: "reactions that were to be removed are left")
+        }
+    }
+
+    private func insert(_ removal: Removal, into table: MirrorTable, _ query: ChunkQuery) throws(SinkError) {
         _ = try client.query(
-            truncation.insert(into: table), settings: TypeTruncation.settings(abilities),
+            removal.insert(into: table), settings: Removal.settings(abilities),
             queryID: query.queryID(table, database: client.settings.database))
     }
 

@@ -21,7 +21,7 @@ public actor ClickHouseSink: Sink {
     /// What is to be done with a chunk.
     private enum Work {
         case rows(EncodedChunk)
-        case truncation(TypeTruncation)
+        case removal(Removal)
     }
 
     private let executor = QueueExecutor(label: "reactiond.clickhouse")
@@ -59,8 +59,8 @@ public actor ClickHouseSink: Sink {
             let session = try open()
             try lookAgain(session)
             switch try work(chunk, catalog, session) {
-            case .truncation(let truncation):
-                try session.truncate(truncation, query)
+            case .removal(let removal):
+                try session.remove(removal, query)
                 return nil
             case .rows(let rows):
                 try session.deliver(rows, query, isFirst: isFirst)
@@ -91,7 +91,7 @@ public actor ClickHouseSink: Sink {
     public func contains(_ chunk: Chunk, catalog: [Int16: EntityType]) async throws(SinkError) -> Bool {
         try forgettingSession { session throws(SinkError) in
             switch try work(chunk, catalog, session) {
-            case .truncation(let truncation): try session.remaining(truncation) == 0
+            case .removal(let removal): try session.remaining(removal) == 0
             case .rows(let rows): try session.tallies(ChunkQuery(chunk)) == rows.tallies
             }
         }
@@ -110,6 +110,18 @@ public actor ClickHouseSink: Sink {
                 }
             }
             return flags
+        }
+    }
+
+    public func users(
+        removedBy event: Event, of type: EntityType, above user: Int64?, limit: Int
+    ) async throws(SinkError) -> [Int64] {
+        try forgettingSession { session throws(SinkError) in
+            let text = Removal.users(removedBy: event, of: type, above: user, limit: limit)
+            let rows = try session.client.rows(text)
+            let users = rows.compactMap { $0.first.flatMap { Int64($0) } }
+            guard users.count == rows.count else { throw .nonsense }
+            return users
         }
     }
 
@@ -134,13 +146,13 @@ public actor ClickHouseSink: Sink {
     private func work(
         _ chunk: Chunk, _ catalog: [Int16: EntityType], _ session: ClickHouseSession
     ) throws(SinkError) -> Work {
-        guard let event = chunk.events.first, event.scope == .type else {
+        guard let event = chunk.events.first, event.scope != .reaction else {
             return .rows(try session.encode(chunk, catalog))
         }
         guard let type = catalog[event.typeID] else {
             throw .content("event \(event.version.rawValue) is of an unknown type")
         }
-        return .truncation(TypeTruncation(of: type, by: event, batch: chunk.batch, part: chunk.part))
+        return .removal(Removal(of: type, by: chunk.events, batch: chunk.batch, part: chunk.part))
     }
 
     // MARK: Unanswered attempts

@@ -49,7 +49,7 @@ actor MirrorStates {
 
     private func states(_ text: String) throws(SinkError) -> [MatchQuery.State] {
         try forgettingSession { session throws(SinkError) in
-            let answer = try session.client.query(text, settings: TypeTruncation.settings(session.abilities))
+            let answer = try session.client.query(text, settings: Removal.settings(session.abilities))
             guard let states = MatchQuery.states(answer) else { throw .nonsense }
             return states
         }

@@ -3,7 +3,8 @@
 function add_agent(world)
     local random, chance = world.random, world.chance
     local batches, late = {}, {}
-    local done = { applied = 0, confirmed = 0, finished = 0 }  -- how many of the batches: each step goes in order
+    -- How many of the batches: each step goes in order.
+    local done = { applied = 0, confirmed = 0, removed = 0, finished = 0 }
     local seen, epoch_seen
 
     world.forming = nil  -- the transaction that forms a batch
@@ -60,11 +61,26 @@ function add_agent(world)
 
     function world.newest_seen() return batches[#batches] and batches[#batches].seen or 0 end
 
-    local function mark_applied(batch)
-        done.applied = done.applied + 1
-        for _, event in ipairs(batch.events) do
+    local function mark_offered(events)
+        for _, event in ipairs(events) do
             each_kind(event, function(name) world.offered[name] = math.max(world.offered[name], event.version) end)
         end
+    end
+
+    local function mark_applied(batch)
+        done.applied = done.applied + 1
+        mark_offered((divide(batch.events)))
+    end
+
+    local function mark_removed(batch)
+        done.removed = done.removed + 1
+        local _, removals = divide(batch.events)
+        local told = {}
+        for _, event in ipairs(removals) do
+            -- Of an entity of which ClickHouse had nothing Redis is told by the events that had taken it away.
+            if #event.removed > 1 or event.has_rows then told[#told + 1] = event end
+        end
+        mark_offered(told)
     end
 
     -- Offers a batch to Redis; sometimes dies before it has noted that, sometimes another copy is under way.
@@ -73,18 +89,38 @@ function add_agent(world)
         if not batch then return false end
         local epoch = batch.epoch
         if chance(2) and not off['epoch after the snapshot'] then epoch = world.epoch end
-        world.apply(batch.events, world.stamp(epoch))
-        if chance(3) then world.send_later(batch.events, world.stamp(epoch)) end
+        local changes = divide(batch.events)
+        world.apply(changes, world.stamp(epoch))
+        if chance(3) then world.send_later(changes, world.stamp(epoch)) end
         if not chance(4) then mark_applied(batch) end
         return true
     end
 
-    -- Could not apply for too long.
+    -- The user's map goes, or the entity's kinds go from it, if ClickHouse had any of them. Sometimes it dies before it has noted that.
+    function world.offer_removals()
+        local batch = batches[done.removed + 1]
+        if not batch or done.removed == done.confirmed and not off['removals after the confirmation'] then return false end
+        local _, removals = divide(batch.events)
+        for _, event in ipairs(removals) do
+            count('removals')
+            if #event.removed > 1 then
+                redis.map = nil
+            elseif event.has_rows or not event.is_confirmed then
+                local epoch = off['epoch after the confirmation'] and batch.epoch or world.epoch
+                world.apply({ { entity = event.removed[1], set = 0, clear = 3, version = event.version } }, world.stamp(epoch))
+            end
+        end
+        if not chance(4) then mark_removed(batch) end
+        return true
+    end
+
+    -- Could not apply for too long. The raised epoch stands for removals that were confirmed before.
     function world.give_up()
         local batch = batches[done.applied + 1]
-        if not batch then return end
-        world.raise()
-        mark_applied(batch)
+        local is_removal_due = done.removed < done.confirmed or off['raise after the confirmation'] and batches[done.removed + 1]
+        if batch or is_removal_due then world.raise() end
+        if batch then mark_applied(batch) end
+        if is_removal_due then mark_removed(batches[done.removed + 1]) end
     end
 
     function world.confirm()
@@ -92,8 +128,12 @@ function add_agent(world)
         if not batch then return false end
         done.confirmed = done.confirmed + 1
         for _, event in ipairs(batch.events) do
+            event.is_confirmed = true
             each_kind(event, function(name, value)
                 local archived = world.archive[name]
+                if event.removed and archived and archived.value > 0 and archived.version < event.version then
+                    event.has_rows = true
+                end
                 if not archived or archived.version < event.version then
                     world.archive[name] = { version = event.version, value = value }
                 end
@@ -103,7 +143,7 @@ function add_agent(world)
     end
 
     function world.finish_batch()
-        if done.finished == math.min(done.applied, done.confirmed) then return false end
+        if done.finished == math.min(done.applied, done.confirmed, done.removed) then return false end
         done.finished = done.finished + 1
         local xmin = batches[done.finished].snapshot.xmin
         for i = done.finished, 1, -1 do
@@ -117,7 +157,7 @@ function add_agent(world)
         return true
     end
 
-    function world.progress() return world.offer() or world.confirm() or world.finish_batch() end
+    function world.progress() return world.offer() or world.confirm() or world.offer_removals() or world.finish_batch() end
 
     -- All steps in a row; an empty batch now and then lifts the floor.
     function world.mirror()

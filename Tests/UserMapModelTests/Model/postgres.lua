@@ -1,4 +1,5 @@
--- PostgreSQL: transactions that change two kinds of two entities, versions, snapshots, the outbox, and crashes.
+-- PostgreSQL: transactions that change two kinds of two entities, versions, snapshots, the outbox, and crashes. Where the
+-- truth is ClickHouse, one of the entities or the user may be gone: an event in the outbox that nobody reads there.
 
 local BASE = 500 * 2 ^ 44  -- versions of a high generation: they must be exact in a Lua number
 KINDS = { 1, 2 }
@@ -9,18 +10,32 @@ function slot(entity, kind) return entity * 4 + kind end
 
 -- Calls `visit` with each slot that the event changes, and its new value.
 function each_kind(event, visit)
-    for _, kind in ipairs(KINDS) do
-        if bit.band(event.set, kind) > 0 then
-            visit(slot(event.entity, kind), 1)
-        elseif bit.band(event.clear, kind) > 0 then
-            visit(slot(event.entity, kind), 0)
+    for _, entity in ipairs(event.removed or { event.entity }) do
+        for _, kind in ipairs(KINDS) do
+            if bit.band(event.set, kind) > 0 then
+                visit(slot(entity, kind), 1)
+            elseif bit.band(event.clear, kind) > 0 then
+                visit(slot(entity, kind), 0)
+            end
         end
     end
+end
+
+-- The events that say what is said of single reactions, and those that say that the user or an entity is gone.
+function divide(events)
+    local changes, removals = {}, {}
+    for _, event in ipairs(events) do
+        local to = event.removed and removals or changes
+        to[#to + 1] = event
+    end
+    return changes, removals
 end
 
 function add_postgres(world)
     local random, chance = world.random, world.chance
     local is_async = chance(3)
+    world.is_archived = chance(2)  -- the truth is ClickHouse under the outbox, else the table
+    world.is_removing = world.is_archived and chance(2)
     local next_xid, last_completed = 100, 99
     local running = {}  -- transactions, in no order
     local locks = {}    -- slot → the transaction that has changed it: version order is commit order per slot
@@ -87,7 +102,11 @@ function add_postgres(world)
         if not transaction or count < 3 and chance(2) then transaction = world.begin() end
         local kind, shape = random(2), random(6)
         local event = { entity = random(2), set = kind, clear = 0 }
-        if shape <= 2 then event.set, event.clear = 0, kind end
+        if world.is_removing and chance(3) then
+            event = { removed = chance(3) and ENTITIES or { event.entity }, set = 0, clear = 3 }
+            shape = 0
+        end
+        if shape == 1 or shape == 2 then event.set, event.clear = 0, kind end
         if shape == 3 then event.clear = 3 - kind end
         if shape == 4 then event.set = 3 end
         local is_free = true
@@ -114,14 +133,14 @@ function add_postgres(world)
             world.outbox[#world.outbox + 1] = event
             each_kind(event, function(name, value)
                 local past = world.history[name]
-                past[#past + 1] = { version = event.version, value = value, commit = event.commit }
+                past[#past + 1] = { version = event.version, value = value, commit = event.commit, removal = event.removed and event }
             end)
         end
         if not (is_async and chance(2)) then world.flush() end
         if world.flushed < #world.commits and not off['apply what is flushed'] then return end
-        local way = random(3)
-        if way == 1 then world.apply(transaction.events, world.stamp(transaction.epoch)) end
-        if way == 2 then world.send_later(transaction.events, world.stamp(transaction.epoch)) end
+        local way, changes = random(3), divide(transaction.events)
+        if way == 1 then world.apply(changes, world.stamp(transaction.epoch)) end
+        if way == 2 then world.send_later(changes, world.stamp(transaction.epoch)) end
     end
 
     function world.flush() world.flushed = #world.commits end

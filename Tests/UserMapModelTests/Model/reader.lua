@@ -6,7 +6,6 @@ function add_readers(world)
     local random, chance = world.random, world.chance
     local is_narrow = chance(3)  -- every map is partial, and a read asks for one entity
     local limit = is_narrow and 0 or random(3) - 1
-    local is_archived = chance(2)  -- the truth is ClickHouse under the outbox, else the table
     local readers, nonces = {}, 0
     world.reads_left, world.is_busy = 4 + random(5), true
 
@@ -57,10 +56,15 @@ function add_readers(world)
         reader.marks, reader.flags, reader.since = {}, {}, {}
         reader.is_flushed = true
         for _, entity in ipairs(ENTITIES) do reader.flags[entity] = world.truth(entity) end
-        for name, past in pairs(world.history) do reader.since[name] = past[#past].version end
+        for name, past in pairs(world.history) do
+            -- That somebody is gone is seen when ClickHouse has it.
+            local last = #past
+            while past[last].removal and not past[last].removal.is_confirmed do last = last - 1 end
+            reader.since[name] = past[last].version
+        end
         for _, event in ipairs(world.outbox) do
             if event.commit > world.flushed then reader.is_flushed = false end
-            if event.version > world.floor or off['outbox above the floor'] then
+            if not event.removed and (event.version > world.floor or off['outbox above the floor']) then
                 each_kind(event, function(name, value)
                     local mark = reader.marks[name]
                     if not mark or mark.version < event.version then
@@ -73,9 +77,9 @@ function add_readers(world)
     end
 
     local function look_at_archive(reader)
-        if not is_archived then return true end
+        if not world.is_archived then return true end
         reader.archive = {}
-        for name, found in pairs(world.archive) do reader.archive[name] = found.value end
+        for name, found in pairs(world.archive) do reader.archive[name] = found end
         return true
     end
 
@@ -86,7 +90,14 @@ function add_readers(world)
             local name = slot(entity, kind)
             local mark = reader.marks[name]
             local value = floor(reader.flags[entity] / kind) % 2
-            if reader.archive then value = mark and mark.value or reader.archive[name] or 0 end
+            if reader.archive then
+                -- Per kind the newer version decides: the outbox is not asked who is gone.
+                local archived = reader.archive[name]
+                if archived and archived.version > reader.floor and archived.version > (mark and mark.version or 0) then
+                    mark = archived
+                end
+                value = mark and mark.value or archived and archived.value or 0
+            end
             flags = flags + value * kind
             if mark and mark.version > reader.floor then
                 marks = format('%s:%d:%.0f', marks, kind, mark.version)

@@ -67,7 +67,7 @@ local function schedule(seed)
     }
     local agents = {
         { world.mirror, world.mirror, world.progress },
-        { world.mirror, world.look, world.form, world.offer, world.confirm, world.finish_batch },
+        { world.mirror, world.look, world.form, world.offer, world.confirm, world.offer_removals, world.finish_batch },
     }
     for _, action in ipairs(agents[random(2)]) do common[#common + 1] = action end
     local troubles = {
@@ -75,6 +75,14 @@ local function schedule(seed)
         { world.wait }, { world.evict, world.restart, world.raise, world.wait },
     }
     local rare, calm = troubles[random(#troubles)], 5 + random(30)
+    if world.is_removing and chance(2) then
+        -- A map of the raised epoch that is made before ClickHouse knows who is gone.
+        local function raise_and_read()
+            world.raise()
+            world.read_undisturbed()
+        end
+        rare = { raise_and_read, raise_and_read, world.give_up }
+    end
     for _ = 1, 45 + random(30) do
         local actions = chance(calm) and rare or common
         actions[random(#actions)]()

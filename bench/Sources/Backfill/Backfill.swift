@@ -21,12 +21,14 @@ struct Backfill: AsyncParsableCommand {
             ])
         let site = try await BackfillSite.make(postgres: postgres, rows: rows)
         var runs: [BackfillRun] = []
+        var matches: [MatchRun] = []
         var pipe: [Double] = []
         var pipeOfAll: [Double] = []
         for _ in 0..<rounds {
             pipe.append(try await site.pipe(into: ["entityMetricEvents"]))
             pipeOfAll.append(try await site.pipe(into: BackfillSite.tables))
             runs.append(try await site.backfill())
+            matches.append(try await site.match())
         }
         report.title("\(rows) rows of \"ImageReaction\", \(rounds) rounds in turn")
         func row(_ name: String, _ seconds: [Double], _ what: String) -> [String] {
@@ -59,6 +61,19 @@ struct Backfill: AsyncParsableCommand {
         let stall = try await flips(site, report)
         let storage = try await storage(site, report)
         let load = try await databaseLoad(site, report)
+        report.table(
+            ["match of the table with ClickHouse", "median"],
+            [
+                ["seconds", number(median(matches.map(\.seconds)), 2)],
+                ["rows/s", number(Double(rows) / median(matches.map(\.seconds)), 0)],
+                ["peak memory of reactiond, MB", number(Double(matches.map(\.peakKilobytes).max() ?? 0) / 1024, 1)],
+                [
+                    "peak memory of one query in ClickHouse, MB",
+                    number(matches.map(\.peakMegabytesOfClickHouse).max() ?? .nan, 0),
+                ],
+            ])
+        try report.figure("match_rows_per_s", Double(rows) / median(matches.map(\.seconds)))
+        try report.figure("match_rss_mb", Double(matches.map(\.peakKilobytes).max() ?? 0) / 1024)
         try report.figure("backfill_vs_pipe", median(pipeOfAll) / median(runs.map(\.sealed)))
         try report.figure("backfill_rss_mb", Double(runs.map(\.peakKilobytes).max() ?? 0) / 1024)
         try report.figure("flip_stall_ms", stall.duringFlips.p99 / 1e3)

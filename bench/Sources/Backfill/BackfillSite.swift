@@ -10,6 +10,14 @@ struct BackfillRun {
     var cpu: [(name: String, seconds: Double)]
 }
 
+/// What came of comparing the table with its mirror.
+struct MatchRun {
+    var seconds: Double
+    /// VmHWM of the command, and the most that ClickHouse took for one of its queries, as far as was seen.
+    var peakKilobytes: Int
+    var peakMegabytesOfClickHouse: Double
+}
+
 /// An attached table of Prisma's shape whose rows are all from before its capture, and a second database in ClickHouse for the pipe.
 struct BackfillSite {
     let stack: Stack
@@ -70,7 +78,7 @@ struct BackfillSite {
         try session.execute("SELECT reactions.restart_backfill('Image')")
         let before = cpu(nil)
         let began = try session.value("SELECT clock_timestamp()") ?? ""
-        let agent = try stack.startAgent()
+        let agent = try stack.startAgent(Stack.withoutMatches)
         defer { agent.stop() }
         try await eventually(within: .seconds(900), "the backfill is sealed") {
             try session.value("SELECT state FROM reactions.backfill") == "sealed"
@@ -126,6 +134,29 @@ struct BackfillSite {
             SELECT 'Image', "imageId", 'Reaction' || reaction, count(*), 1, 0 FROM "ImageReaction" GROUP BY "imageId", reaction
             """
         }
+    }
+
+    /// Compares the table with what `backfill` has made of it; nobody writes.
+    func match() async throws -> MatchRun {
+        let start = microseconds()
+        let match = try stack.start("match")
+        var run = MatchRun(seconds: 0, peakKilobytes: 0, peakMegabytesOfClickHouse: 0)
+        while match.isRunning {
+            run.peakKilobytes = max(run.peakKilobytes, peakKilobytes(match.pid))
+            let memory = try clickHouse.query(
+                "SELECT toUInt64(max(peak_memory_usage)) FROM system.processes WHERE query LIKE '%isSet%' AND query NOT LIKE '%system.processes%'"
+            )
+            run.peakMegabytesOfClickHouse = max(
+                run.peakMegabytesOfClickHouse, (Double(memory.split(separator: "\n").first ?? "") ?? 0) / 1_048_576)
+            try await Task.sleep(for: .milliseconds(20))
+        }
+        run.seconds = (microseconds() - start) / 1e6
+        let found = try session.query(
+            "SELECT compared, differences, in_flight FROM reactions.match_run ORDER BY match_run_id DESC LIMIT 1")
+        guard let row = found.first, row[1] == "0", row[2] == "0", (Double(row[0] ?? "") ?? 0) > Double(rows) / 2 else {
+            throw BenchmarkError("the match found \(found)")
+        }
+        return run
     }
 
     // MARK: Checks

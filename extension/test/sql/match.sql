@@ -40,6 +40,26 @@ SELECT type_id, 2, 1, nextval('reactions._backfill_number'), 1, 0, clock_timesta
 SELECT actual, ok FROM reactions.readiness('Matched') WHERE condition = 'match';
 
 DELETE FROM reactions._backfill WHERE version = 2;
+-- Nor does one from before something that asks for another.
+INSERT INTO reactions._mirror (match_wanted) VALUES ('a test') ON CONFLICT (only_row) DO UPDATE SET match_wanted = 'a test';
+SELECT actual, ok FROM reactions.readiness('Matched') WHERE condition = 'match';
+
+-- Capture is as attach has made it; what is altered is noticed once, and orders a match.
+UPDATE reactions._mirror SET match_wanted = NULL;
+SELECT * FROM reactions._watch_capture() WHERE entity_type = 'Matched';
+BEGIN;
+ALTER TABLE test.matched DISABLE TRIGGER reactions_capture_3_delete;
+ALTER TABLE test.matched ENABLE ALWAYS TRIGGER reactions_capture_3_delete;
+COMMIT;
+SELECT * FROM reactions._watch_capture() WHERE entity_type = 'Matched';
+SELECT * FROM reactions._watch_capture() WHERE entity_type = 'Matched';
+SELECT match_wanted LIKE '%capture of Matched at %: capture triggers were altered%' FROM reactions._mirror;
+SELECT capture_problem, is_capture_in_doubt FROM reactions.match_status WHERE entity_type = 'Matched';
+DROP TRIGGER reactions_capture_3_delete ON test.matched;
+ALTER TABLE test.matched DROP CONSTRAINT matched_pkey;
+SELECT * FROM reactions._watch_capture() WHERE entity_type = 'Matched';
+SELECT "check", ok FROM reactions.doctor() WHERE "check" LIKE '%Matched' ORDER BY 1;
+DELETE FROM reactions._mirror;
 DELETE FROM reactions.difference;
 DELETE FROM reactions.match_run;
 SELECT reactions.detach('Matched');

@@ -78,6 +78,7 @@ SELECT phase, stop_version > (SELECT max(version) FROM reactions._outbox) FROM r
 SELECT regexp_replace(pg_get_triggerdef(oid), '(gone_|'')\d+', '\1N', 'g') FROM pg_trigger WHERE tgrelid = 'test.picture'::regclass AND tgname LIKE '%update';
 CALL reactions.advance('Frozen', true);
 SELECT reactions.detach('Frozen');
+SELECT reactions.restart_backfill('Frozen');
 
 -- Direct changes are refused, also of rows that are not there.
 INSERT INTO test.frozen (u, e, k) VALUES (5, 5, 'Like');
@@ -92,6 +93,22 @@ CREATE FUNCTION test.clean_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DEL
 CREATE TRIGGER clean_up AFTER INSERT ON test.owner FOR EACH ROW EXECUTE FUNCTION test.clean_up();
 INSERT INTO test.owner VALUES (12);
 DROP TRIGGER clean_up ON test.owner;
+-- Not even of triggers that fire within our own statement on another table.
+CREATE TABLE test.other (u bigint, e bigint, k text, PRIMARY KEY (u, e, k));
+SELECT reactions.attach('test.other', 'Other', 'u', 'e', 'k');
+CREATE TRIGGER clean_up AFTER INSERT ON test.other FOR EACH ROW EXECUTE FUNCTION test.clean_up();
+SELECT reactions.react(1, 1, 'Like', 'Other');
+SELECT reactions.detach('Other');
+DROP TABLE test.other;
+-- A cascade within a trigger is one still.
+CREATE TABLE test.other (id integer);
+CREATE FUNCTION test.remove_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM test.owner WHERE id = NEW.id; RETURN NULL; END $$;
+CREATE TRIGGER remove_owner AFTER INSERT ON test.other FOR EACH ROW EXECUTE FUNCTION test.remove_owner();
+BEGIN;
+INSERT INTO test.other VALUES (2);
+SELECT count(*) FROM test.frozen WHERE u = 2;
+ROLLBACK;
+DROP TABLE test.other;
 SELECT * FROM test.new_events();
 
 -- The functions go on.
@@ -214,8 +231,22 @@ SELECT * FROM reactions._write_back('Frozen', '{1}', '{1}', '{1}', '{0}', '{now}
 ROLLBACK;
 
 -- Going back: the triggers go.
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 SELECT reactions._flip('Frozen', 'stop_writes', 'switch_reads', false, NULL);
+SELECT reactions._drop_frozen_triggers(type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen';
+SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
+SELECT reactions.prepare_stop_writes('Frozen');
 SELECT reactions.detach('Frozen');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ 'reactions_(gone|redirect)';
 DROP TABLE test.frozen, test.owner, test.picture, test.device;
 DROP TYPE test.frozen_kind;
+
+-- A type that never had a table heeds what is gone as well.
+SELECT reactions.add_entity_type('Unbound');
+CALL test.forget_events();
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type WHERE entity_type = 'Unbound';
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT reactions.react(1, 1, 'Like', 'Unbound');
+SELECT * FROM test.new_events();
