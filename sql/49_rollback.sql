@@ -238,6 +238,13 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM reactions._refuse('the rollback was withdrawn, or another agent has taken it up', NULL, 'serialization_failure');
     END IF;
+    -- Behind the fence: an archive that was under way may have come first.
+    IF NOT EXISTS (
+        SELECT FROM reactions.write_back w JOIN reactions.entity_type t USING (type_id)
+        WHERE w.write_back_id = request AND t.phase = 'stop_writes'
+    ) THEN
+        PERFORM reactions._refuse('the type is no longer in phase stop_writes');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION _hold_write_back(bigint, integer) IS 'makes sure that a rollback is still wanted, and this agent''s, to the end of the transaction';

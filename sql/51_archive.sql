@@ -148,6 +148,9 @@ BEGIN ATOMIC
     UNION ALL
     SELECT format('policy %I', p.polname), 'Policies are not archived: drop it, or archive with --then rename.'
     FROM entity_type t JOIN pg_policy p ON p.polrelid = t.legacy_table WHERE t.type_id = of_type AND disposition = 'drop'
+    UNION ALL
+    SELECT 'a rollback', 'Wait until it is done, or cancel it; reactions.write_backs shows it.'
+    FROM write_back w WHERE w.type_id = of_type AND w.finished_at IS NULL
     ORDER BY 1;
 END;
 COMMENT ON FUNCTION _archive_obstacles(smallint, text) IS

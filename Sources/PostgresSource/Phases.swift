@@ -113,14 +113,11 @@ public actor Phases {
                 conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
                 timeout: settings.timeout, wakeUp: wakeUp)
             opened.notice = notice
-            _ = try opened.execute(
-                "SET search_path = pg_catalog; SET synchronous_commit = on; SET application_name = '\(applicationName)'"
-            )
             // Whoever waits for a rollback and is gone is noticed at once.
-            _ = try opened.query(
+            _ = try opened.execute(
                 """
-                SELECT set_config('client_connection_check_interval', '1s', false)
-                WHERE current_setting('server_version_num')::integer >= 140000
+                SET search_path = pg_catalog; SET synchronous_commit = on; SET application_name = '\(applicationName)';
+                SET client_connection_check_interval = '1s'
                 """)
             connection = opened
             return opened

@@ -15,14 +15,19 @@ struct MatchService: Service {
         var longestBackoff: Duration
     }
 
-    /// Between two looks whether there is something to do.
-    static let interval: Duration = .seconds(1)
+    /// Between two looks whether there is something to do, at most and at least.
+    static let intervals: ClosedRange<Duration> = .milliseconds(250) ... .seconds(5)
 
     let settings: Settings
     let postgres: PostgresSettings
     let clickHouse: ClickHouseSettings
     let metrics: Metrics
     let logger: Logger
+
+    private var interval: Duration {
+        let shortest = min(settings.watchInterval, settings.recentInterval ?? Self.intervals.upperBound)
+        return min(max(shortest, Self.intervals.lowerBound), Self.intervals.upperBound)
+    }
 
     func run() async throws {
         try? await cancelWhenGracefulShutdown { try await serve() }
@@ -32,7 +37,7 @@ struct MatchService: Service {
         let source = MatchSource(settings: postgres)
         var backoff = Backoff(limit: settings.longestBackoff)
         while !Task.isCancelled {
-            while metrics.role != .leading { try await Task.sleep(for: Self.interval) }
+            while metrics.role != .leading { try await Task.sleep(for: interval) }
             do {
                 try await source.open()
                 try await lead(source) { backoff.succeeded() }
@@ -63,11 +68,11 @@ struct MatchService: Service {
             }
             let lag = try await source.lag()
             metrics.update { $0.outboxAge = lag / .seconds(1) }
-            let wish = try await source.wish()
-            if try await source.takeLock() {
-                if let wish, let interval = settings.fullInterval,
-                    answered.map({ $0.wish != wish || $0.until < .now }) ?? true
-                {
+            let wish = try await source.wish().flatMap { wish in
+                answered.map { $0.wish != wish || $0.until < .now } ?? true ? wish : nil
+            }
+            if try await isDue(wish, source), try await source.takeLock() {
+                if let wish, let interval = settings.fullInterval {
                     let outcome = try await matchAll(source)
                     if outcome == .same { try await source.fulfil(wish) }
                     answered = (wish, .now + (outcome == .failed ? MatchSource.retryInterval : interval))
@@ -81,8 +86,14 @@ struct MatchService: Service {
                 try await source.releaseLock()
             }
             began()
-            try await Task.sleep(for: Self.interval)
+            try await Task.sleep(for: interval)
         }
+    }
+
+    private func isDue(_ wish: String?, _ source: MatchSource) async throws -> Bool {
+        if wish != nil, settings.fullInterval != nil { return true }
+        if try await !source.due(.full, every: settings.fullInterval).isEmpty { return true }
+        return try await !source.due(.recent, every: settings.recentInterval).isEmpty
     }
 
     private enum Outcome: Int {

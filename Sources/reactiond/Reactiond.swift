@@ -16,9 +16,7 @@ struct Reactiond: AsyncParsableCommand {
             """,
         subcommands: [
             Run.self, InitClickHouse.self, Backfill.self, Match.self, ReadinessCommand.self, Advance.self,
-            Rollback.self,
-            Archive.self, Restore.self, Forget.self, Status.self, DoctorCommand.self,
-            Version.self,
+            Rollback.self, Archive.self, Restore.self, Forget.self, Status.self, DoctorCommand.self, Version.self,
         ])
 
     static func main() async {

@@ -16,7 +16,7 @@ private struct MatchSite {
 
     /// An agent that matches nothing by itself.
     func agent() throws -> ServerProcess {
-        try stack.startAgent(["--set", "match.full_interval=0s", "--set", "match.recent_interval=0s"])
+        try stack.startAgent(Stack.withoutMatches)
     }
 
     /// Runs `reactiond match`; the status is thrown away, since what it found is in the database.

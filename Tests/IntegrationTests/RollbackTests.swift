@@ -116,6 +116,8 @@ private final class RollbackWriter: Sendable {
                 } catch {
                     report.failures[(error as? PostgresError)?.sqlstate ?? "?", default: 0] += 1
                 }
+                // Waits for nothing: four writers as fast as they can are as fast as the one who writes back.
+                usleep(2_000)
             }
             return report
         }
@@ -135,6 +137,8 @@ private final class RollbackWriter: Sendable {
             SELECT reactions.set_flags(r."userId", r."imageId", 1) FROM (
                 SELECT "userId", "imageId" FROM "ImageReaction" WHERE reaction = 'Like' AND "userId" % 5 = 0 LIMIT 1) r
             """)
+        // So that most of it comes from ClickHouse, and what is written meanwhile from the outbox.
+        try await site.stack.drained(site.session)
         let writers = try (0..<4).map { try RollbackWriter(site, seed: $0) }
         let reports = try await withThrowingTaskGroup(of: RollbackWriter.Report.self) { group in
             for writer in writers { group.addTask { await writer.write() } }
@@ -167,7 +171,7 @@ private final class RollbackWriter: Sendable {
         #expect(times == [["1", "1", "0"]])
         let done = try site.session.query(
             """
-            SELECT w.state, w.keys_done > 5000, w.fence_ms BETWEEN 0 AND 5000, l.changed_by = session_user, l.application, t.stop_version
+            SELECT w.state, w.keys_done >= 5000 AND w.events_done > 0, w.fence_ms BETWEEN 0 AND 5000, l.changed_by = session_user, l.application, t.stop_version
             FROM reactions.write_backs w, reactions.phase_log l, reactions.entity_type t WHERE l.to_phase = 'switch_reads' AND l.from_phase = 'stop_writes'
             """)
         #expect(done == [["done", "t", "t", "t", "reactiond", nil]])
@@ -217,7 +221,7 @@ private final class RollbackWriter: Sendable {
         // ClickHouse's agent leads and then stops: the request waits, and is cancelled.
         let second = try site.stack.startAgent()
         try await eventually("an agent leads") { try site.session.value("SELECT reactions._agent_pid()") != nil }
-        second.stop(SIGSTOP)
+        second.signal(SIGSTOP)
         async let cancelled = site.rollBack()
         try await eventually("it is asked for") {
             try site.session.value("SELECT count(*) FROM reactions.write_back") == "1"
@@ -245,7 +249,7 @@ private final class RollbackWriter: Sendable {
             UPDATE reactions.write_back SET awaited_at = awaited_at - interval '1 minute' WHERE finished_at IS NULL
             """)
         #expect(try await deserted != nil)
-        second.stop(SIGCONT)
+        second.signal(SIGCONT)
         try await eventually("it is withdrawn") {
             try site.session.value("SELECT count(*) FROM reactions.write_back WHERE state = 'withdrawn'") == "2"
         }
@@ -276,5 +280,57 @@ private final class RollbackWriter: Sendable {
         // The table decides.
         #expect(try site.session.value("SELECT reactions.flags(9001, 1)") == "0")
         try await site.expectAgreement(without: 7)
+    }
+
+    @Test("while ClickHouse is away a rollback waits and says so, and writers go on")
+    func withoutClickHouse() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let (site, agent) = try await RollbackSite.frozen(try await Stack.make(clickHouse: clickHouse))
+        defer { agent.stop(15) }
+        try site.change(500)
+        try await site.stack.drained(site.session)
+        clickHouse.kill()
+        async let refusal = site.rollBack()
+        try await eventually("it says so") {
+            try site.session.value("SELECT error IS NOT NULL FROM reactions.write_back") == "t"
+        }
+        try site.session.execute("SELECT reactions.react(3, 99, 'Cry')")
+        #expect(try site.phase() == "stop_writes")
+        try await clickHouse.restart()
+        let error = try await refusal
+        #expect(error == nil, "\(String(describing: error))")
+        #expect(try site.phase() == "switch_reads")
+        #expect(try site.session.value("SELECT error FROM reactions.write_back") == nil)
+        try await site.expectAgreement()
+    }
+
+    @Test("a crash of PostgreSQL in the middle of a rollback loses nothing")
+    func crash() async throws {
+        let postgres = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
+        let (site, agent) = try await RollbackSite.frozen(try await Stack.make(postgres: postgres))
+        defer { agent.stop(15) }
+        try site.change(20_000)
+        try await site.stack.drained(site.session)
+        async let crashed = site.rollBack()
+        try await eventually(within: .seconds(60), "something is written") {
+            try site.session.value("SELECT keys_done > 2000 FROM reactions.write_back") == "t"
+        }
+        postgres.stop(SIGQUIT)
+        #expect(try await crashed != nil)
+        try await postgres.start()
+        let again = RollbackSite(stack: site.stack, session: try site.stack.connect())
+        #expect(try again.session.value("SELECT finished_at IS NULL FROM reactions.write_back") == "t")
+        try again.session.execute("SELECT reactions.set_flags(1, 10000, 9)")
+        // Finished within the time that nobody need say that he waits, or withdrawn after it.
+        try await eventually(within: .seconds(60), "it is over") {
+            try again.session.value("SELECT finished_at IS NOT NULL FROM reactions.write_back") == "t"
+        }
+        if try again.phase() == "stop_writes" {
+            #expect(try again.session.value("SELECT state FROM reactions.write_back") == "withdrawn")
+            let error = try await again.rollBack()
+            #expect(error == nil, "\(String(describing: error))")
+        }
+        #expect(try again.phase() == "switch_reads")
+        try await again.expectAgreement()
     }
 }

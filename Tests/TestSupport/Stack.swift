@@ -115,6 +115,9 @@ public struct Stack: Sendable {
     /// A path of the test's own.
     public func path(_ name: String) -> String { directory.file(name) }
 
+    /// Arguments of an agent that compares no table by itself, which would get into a measurement.
+    public static let withoutMatches = ["--set", "match.full_interval=0s", "--set", "match.recent_interval=0s"]
+
     public func startAgent(_ arguments: [String] = []) throws -> ServerProcess {
         try start("run", arguments, log: "reactiond.log")
     }

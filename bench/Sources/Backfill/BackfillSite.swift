@@ -78,7 +78,7 @@ struct BackfillSite {
         try session.execute("SELECT reactions.restart_backfill('Image')")
         let before = cpu(nil)
         let began = try session.value("SELECT clock_timestamp()") ?? ""
-        let agent = try stack.startAgent()
+        let agent = try stack.startAgent(Stack.withoutMatches)
         defer { agent.stop() }
         try await eventually(within: .seconds(900), "the backfill is sealed") {
             try session.value("SELECT state FROM reactions.backfill") == "sealed"

@@ -14,7 +14,7 @@ struct Storage {
         let stack = try await Stack.make(postgres: postgres, clickHouse: clickHouse)
         let session = try stack.connect()
         try BackfillSite.makeTable(session, rows: rows)
-        let agent = try stack.startAgent()
+        let agent = try stack.startAgent(Stack.withoutMatches)
         defer { agent.stop() }
         try await eventually(within: .seconds(900), "the backfill is sealed") {
             try session.value("SELECT state FROM reactions.backfill") == "sealed"

@@ -85,7 +85,7 @@ final class MigrationSite {
             """)
     }
 
-    func startAgent() throws { agent = try stack.startAgent() }
+    func startAgent() throws { agent = try stack.startAgent(Stack.withoutMatches) }
 
     func killAgent() {
         agent?.stop(SIGKILL)

@@ -42,7 +42,7 @@ final class WriteSite {
             """)
         try fill(rows)
         try capture()
-        agent = try stack.startAgent()
+        agent = try stack.startAgent(Stack.withoutMatches)
         let session = session
         try await eventually(within: .seconds(300), "the table is brought over") {
             try session.value("SELECT bool_and(backfilled) FROM reactions.status()") == "t"

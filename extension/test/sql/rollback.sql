@@ -72,6 +72,13 @@ SELECT events FROM reactions._write_back_events(:request, 2, :'since', 100);
 SELECT u, e, k FROM test.returning ORDER BY 1, 2, 3;
 SELECT events FROM reactions._write_back_events(:request, 2, :'until', 100);
 
+-- An archive is in the way of a rollback, and the other way round.
+SELECT obstacle FROM reactions._archive_obstacles((SELECT type_id FROM reactions.entity_type WHERE entity_type = 'Returning'), 'keep');
+BEGIN;
+UPDATE reactions.entity_type SET phase = 'archived' WHERE entity_type = 'Returning';
+SELECT reactions._write_back_page(:request, 2, '{1}', '{1}', '{0}', '{15}', '{now}', 1, 1);
+ROLLBACK;
+
 -- The end: the last events, the phase, who asked. What was refused makes the maps absent.
 SELECT reactions.react(99, 2, 'Cry', 'Returning');
 SELECT epoch AS epoch FROM reactions.entity_type WHERE entity_type = 'Returning' \gset
