@@ -10,6 +10,8 @@ public actor Erasures {
     public struct Pending: Sendable {
         /// Not erased yet.
         public var count = 0
+        /// Since the first of them was asked for.
+        public var oldestSeconds: Int64 = 0
         /// Those of whom nothing can come any more: each once, with its newest version of those.
         public var ready: [Tombstone] = []
     }
@@ -56,8 +58,12 @@ public actor Erasures {
     /// backfill sealed none of the rows that it has read is under way; and with no row in the outbox no kept batch has any, so nothing is
     /// sent again after a restart of ClickHouse.
     public func pending(atMost limit: Int) throws(PostgresError) -> Pending {
-        let counted = try query("SELECT count(*) FROM reactions.forgotten_user WHERE state <> 'erased'")
-        var pending = Pending(count: try counted.required(0, 0))
+        let counted = try query(
+            """
+            SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(requested_at)), 0)::bigint
+            FROM reactions.forgotten_user WHERE state <> 'erased'
+            """)
+        var pending = Pending(count: try counted.required(0, 0), oldestSeconds: try counted.required(0, 1))
         guard pending.count > 0 else { return pending }
         _ = try query(
             """

@@ -23,6 +23,7 @@ public final class Metrics: Sendable {
         var appliedEvents: UInt64 = 0
         var offeredRemovals: UInt64 = 0
         var pendingErasures = 0
+        var oldestErasure: Double = 0
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -97,6 +98,8 @@ public final class Metrics: Sendable {
         text.gauge(
             "reactiond_erasure_pending_users", "Users who are forgotten and not erased yet.",
             Double(values.pendingErasures))
+        text.gauge(
+            "reactiond_erasure_oldest_seconds", "How long the first of them has waited.", values.oldestErasure)
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
         text.gauge(
             "reactiond_outbox_oldest_event_seconds",

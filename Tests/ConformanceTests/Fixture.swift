@@ -109,7 +109,8 @@ extension Event {
     static func gone(_ version: Int64, user: Int64? = nil, entity: Int64? = nil, type: Int16 = 1) -> Event {
         Event(
             version: Version(rawValue: version), scope: user == nil ? .entity : .user, typeID: type, userID: user ?? 0,
-            entityID: entity ?? 0, setMask: 0, clearMask: 0, createdAt: epoch + version % 1_000_000_000 * 1_000_000, writtenAt: epoch)
+            entityID: entity ?? 0, setMask: 0, clearMask: 0, createdAt: epoch + version % 1_000_000_000 * 1_000_000,
+            writtenAt: epoch)
     }
 
     static func truncation(_ version: Int64, type: Int16 = 1) -> Event {

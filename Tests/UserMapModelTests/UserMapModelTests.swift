@@ -8,7 +8,9 @@ import Testing
         let model = try Model()
         let failure = try model.firstFailure(seeds: seeds)
         #expect(failure == nil)
-        for event in ["answers", "unknowns", "fills", "refusals", "merges", "complete", "partial", "crashes", "removals"] {
+        for event in [
+            "answers", "unknowns", "fills", "refusals", "merges", "complete", "partial", "crashes", "removals",
+        ] {
             #expect(model.count(of: event) > 1000, "\(event) hardly ever happened")
         }
     }

@@ -107,7 +107,7 @@ struct UserSlices {
     }
 }
 
-/// The states of a slice, in pieces of a fixed size, of which the next one is asked for while this one is looked at.
+/// The states of a slice, in pieces of a fixed size, each asked for when the one before has been looked at.
 struct StatePieces {
     /// Rows in ClickHouse that are grouped at a time, and reactions of an answer.
     private static let rows: Int64 = 1 << 19

@@ -52,6 +52,7 @@ final class Application: Sendable {
             sum.reads += one.reads
             sum.writes += one.writes
             sum.retried += one.retried
+            sum.unknownReads += one.unknownReads
             sum.lateReads += one.lateReads
             sum.longestLate = max(sum.longestLate, one.longestLate)
             sum.wrongReads += one.wrongReads

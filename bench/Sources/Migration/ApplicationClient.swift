@@ -19,6 +19,8 @@ struct ApplicationRecord: Sendable {
 
     var reads = 0
     var writes: [Write] = []
+    /// Reads that were answered with an error because Redis or ClickHouse did not answer in time, and done again.
+    var unknownReads = 0
     /// Statements that were refused because the phase changed under them (40001), and done again.
     var retried = 0
     /// Reads that were behind at first and right within the grace, and how long the slowest took.
@@ -106,7 +108,13 @@ final class ApplicationClient {
         let began = microseconds()
         var isLate = false
         while true {
-            let answer = ways.readsByFunctions ? try flags(user, page) : try rows(user, page)
+            let answer: [Int: Int]
+            do {
+                answer = ways.readsByFunctions ? try flags(user, page) : try rows(user, page)
+            } catch let error as PostgresError where error.sqlstate.hasPrefix("08") {
+                record.withLock { $0.unknownReads += 1 }
+                continue
+            }
             let wrong = page.first { answer[$0, default: 0] != expected[$0, default: 0] }
             let seconds = (microseconds() - began) / 1e6
             guard let wrong else {

@@ -12,12 +12,14 @@ struct Migration: AsyncParsableCommand {
     @Option(help: "Statements per second of the application, a tenth of them writes.")
     var rate = 400
 
-    private var rows: Int { options.short ? 20_000 : 2_000_000 }
+    @Option(help: "Rows that the table has at the beginning (default: 2000000, in the short form 20000).")
+    var rows: Int?
     /// Of each phase at least.
     private var seconds: Double { options.short ? 1 : 10 }
 
     func run() async throws {
         var report = Report()
+        let rows = rows ?? (options.short ? 20_000 : 2_000_000)
         report.title("\(rows) rows of \"ImageReaction\", an application of \(rate) statements per second")
         let site = try await MigrationSite(rows: rows)
         let application = try site.makeApplication()
@@ -76,6 +78,7 @@ struct Migration: AsyncParsableCommand {
                 ["events lost", String(ledger.lost)], ["events doubled", String(ledger.doubled)],
                 ["wrong reads after the grace of \(Int(ApplicationClient.grace)) s", String(wrong.count)],
                 ["reads that were behind at first", "\(record.lateReads), at most \(number(record.longestLate, 2)) s"],
+                ["reads that no server answered in time, and done again", String(record.unknownReads)],
                 ["statements done again after 40001", String(record.retried)],
                 ["longest write stall at a flip", "\(number(timeline.longestStall(record.writes), 1)) ms"],
             ])
