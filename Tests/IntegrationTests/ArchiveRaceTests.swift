@@ -64,41 +64,6 @@ import Testing
         #expect(try site.phase() == "archived")
     }
 
-    @Test(
-        "an archive and a rollback of one type: a table that was written again is not dropped, though it is frozen anew"
-    )
-    func rollbackMeanwhile() async throws {
-        let site = try await ArchiveSite.make(try await Stack.make(), rows: 500)
-        defer { site.agent.stop(15) }
-        try site.session.execute("SELECT reactions.react(1, 1, 'Heart')")
-        try await site.stack.drained(site.session)
-        // Who reads the table keeps the last step waiting.
-        let reader = try site.stack.connect()
-        try reader.execute("BEGIN; SELECT FROM \"ImageReaction\" LIMIT 1")
-        let process = try site.stack.start("archive", ["Image", "--to", site.directory, "--then", "drop"])
-        try await eventually("the last step waits") {
-            try site.session.value(
-                """
-                SELECT count(*) FROM pg_stat_activity
-                WHERE query LIKE '%_archive_table(%' AND state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()
-                """) == "1"
-        }
-        // The flips alone of a rollback, and of an advance after it.
-        try site.session.execute("SELECT reactions._flip('Image', 'stop_writes', 'switch_reads', true, NULL)")
-        try site.session.execute(
-            "INSERT INTO \"ImageReaction\" (\"userId\", \"imageId\", reaction) VALUES (1, 2, 'Heart')")
-        try site.session.execute("SELECT reactions._flip('Image', 'switch_reads', 'stop_writes', true, NULL)")
-        try reader.execute("COMMIT")
-        let output = try await end(process)
-        #expect(output.contains("has been written since it was archived"), "\(output)")
-        #expect(try site.phase() == "stop_writes")
-        #expect(
-            try site.session.value(
-                "SELECT count(*) FROM \"ImageReaction\" WHERE \"userId\" = 1 AND \"imageId\" = 2 AND reaction = 'Heart'"
-            )
-                == "1")
-    }
-
     @Test("rows that a foreign key takes while the table is archived are in the archive, and stay away")
     func deletedMeanwhile() async throws {
         let site = try await ArchiveSite.make(try await Stack.make(), rows: 2_000)
