@@ -402,7 +402,8 @@ BEGIN
     END IF;
     to_phase := reactions._phase_beside(from_phase, -1);
     IF to_phase IS NULL OR from_phase OPERATOR(pg_catalog.=) 'archived' THEN
-        PERFORM reactions._refuse(pg_catalog.format('entity type "%s" cannot go back from phase %s', $1, from_phase));
+        PERFORM reactions._refuse(pg_catalog.format('entity type "%s" cannot go back from phase %s', $1, from_phase),
+            CASE WHEN from_phase OPERATOR(pg_catalog.=) 'archived' THEN 'reactiond restore brings its table back, and the type to phase stop_writes.' END);
     END IF;
     IF from_phase OPERATOR(pg_catalog.=) 'stop_writes' THEN
         CALL reactions._roll_back_by_agent($1);

@@ -100,6 +100,7 @@ BEGIN ATOMIC
                 'name', o.conname, 'type', o.contype, 'definition', pg_get_constraintdef(o.oid),
                 'comment', obj_description(o.oid, 'pg_constraint'), 'clustered', nullif(i.indisclustered, false),
                 'replica_identity', nullif(i.indisreplident, false),
+                'on_delete', CASE WHEN o.contype = 'f' THEN o.confdeltype END,
                 'references', CASE WHEN o.contype = 'f' THEN (
                     SELECT format('%I.%I', s.nspname, r.relname) FROM pg_class r JOIN pg_namespace s ON s.oid = r.relnamespace
                     WHERE r.oid = o.confrelid) END,
@@ -156,7 +157,7 @@ END;
 COMMENT ON FUNCTION _archive_obstacles(smallint, text) IS
     'what would break if the table of a type were renamed or dropped, and what to do about it';
 
-CREATE FUNCTION _archive_table(entity_type text, disposition text, report jsonb) RETURNS text
+CREATE FUNCTION _archive_table(entity_type text, stop_version bigint, disposition text, report jsonb) RETURNS text
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -167,6 +168,11 @@ DECLARE
 BEGIN
     SELECT * INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
     PERFORM reactions._fence_out(of_type.legacy_table);
+    -- Behind the fence: a rollback may have made the table the truth, and an advance have frozen it again.
+    IF NOT EXISTS (SELECT FROM reactions.entity_type t WHERE t.type_id = of_type.type_id AND t.stop_version = $2) THEN
+        PERFORM reactions._refuse(format('the table of entity type "%s" has been written since it was archived', $1),
+            'Somebody has rolled the type back meanwhile; archive it again into another directory.', 'serialization_failure');
+    END IF;
     SELECT string_agg(o.obstacle, ', ') AS obstacles, min(o.hint) AS hint INTO found
         FROM reactions._archive_obstacles(of_type.type_id, disposition) o;
     IF found.obstacles IS NOT NULL THEN
@@ -193,7 +199,7 @@ BEGIN
     RETURN new_name;
 END
 $$;
-COMMENT ON FUNCTION _archive_table(text, text, jsonb) IS
+COMMENT ON FUNCTION _archive_table(text, bigint, text, jsonb) IS
     'renames, drops or keeps a frozen table whose archive is written and verified, and takes its type to phase archived';
 
 -- Restoring. --------------------------------------------------------------------------------------------------------------------
@@ -323,11 +329,14 @@ BEGIN
         IF never_valid THEN
             CONTINUE;
         END IF;
-        -- The constraint keeps new violations out; those that are there are rows whose user or entity has gone meanwhile.
+        -- The constraint keeps new violations out; those that are there are rows whose user or entity has gone meanwhile. They go, or
+        -- lose what is gone, as they would have in the table.
         step := format('rows that violate foreign key %I', item ->> 'name');
-        removes_rows := true;
-        SELECT format('DELETE FROM ONLY %s t WHERE %s AND NOT EXISTS (SELECT FROM %s r WHERE %s) RETURNING %s', of_table,
-                string_agg(format('t.%I IS NOT NULL', c ->> 0), ' AND '), item ->> 'references',
+        removes_rows := item ->> 'on_delete' NOT IN ('n', 'd');
+        SELECT format(CASE WHEN removes_rows THEN 'DELETE FROM ONLY %1$s t' ELSE 'UPDATE ONLY %1$s t SET ' || string_agg(
+                    format('%I = %s', c ->> 0, CASE item ->> 'on_delete' WHEN 'n' THEN 'NULL' ELSE 'DEFAULT' END), ', ') END
+                || ' WHERE %2$s AND NOT EXISTS (SELECT FROM %3$s r WHERE %4$s)' || CASE WHEN removes_rows THEN ' RETURNING %5$s' ELSE '' END,
+                of_table, string_agg(format('t.%I IS NOT NULL', c ->> 0), ' AND '), item ->> 'references',
                 string_agg(format('r.%I = t.%I', c ->> 1, c ->> 0), ' AND '), (reactions._archived_columns(of_table)).list)
             INTO statement FROM jsonb_array_elements(item -> 'columns') c;
         RETURN NEXT;

@@ -125,9 +125,14 @@ public actor ArchiveSession {
     }
 
     /// The last step, durable on return: returns the table's new name, nil if it is gone or keeps its own.
-    public func archive(_ entityType: String, disposition: String, report: String) throws(PostgresError) -> String? {
+    ///
+    /// - Parameter stopVersion: of the table that was archived.
+    public func archive(
+        _ entityType: String, stopVersion: Int64, disposition: String, report: String
+    ) throws(PostgresError) -> String? {
         let result = try session.query(
-            "SELECT reactions._archive_table($1, $2, $3::jsonb)", [entityType, disposition, report])
+            "SELECT reactions._archive_table($1, $2::bigint, $3, $4::jsonb)",
+            [entityType, "\(stopVersion)", disposition, report])
         _ = try session.execute("COMMIT")
         return result.text(0, 0)
     }

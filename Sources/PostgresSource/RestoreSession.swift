@@ -103,6 +103,11 @@ public actor RestoreSession {
             "SELECT reactions._flip($1, 'archived', 'stop_writes', false, $2::jsonb)", [entityType, report])
     }
 
+    /// Waits until the agent has written into the table what has happened since.
+    public func rollBack(_ entityType: String) throws(PostgresError) {
+        _ = try session.query("CALL reactions.rollback($1)", [entityType])
+    }
+
     private var session: PostgresConnection {
         get throws(PostgresError) {
             let session = try copying

@@ -86,11 +86,15 @@ struct Restore: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Another name for the table, in the same schema.", valueName: "name"))
     var table: String?
 
+    @Flag(help: "Then call reactions.rollback: the table gets what has happened since, and is the truth again.")
+    var rollback = false
+
     @OptionGroup var settings: SettingsOptions
 
     func run() async throws {
         try await RestoreCommand(
-            settings: try await settings.load(), entityType: entityType, directory: from, tableName: table
+            settings: try await settings.load(), entityType: entityType, directory: from, tableName: table,
+            rollsBack: rollback
         ).run()
     }
 }

@@ -41,7 +41,9 @@ public struct ArchiveCommand: Sendable {
         try await session.open()
         try IncompatibleExtension.check(try await session.extensionVersion())
         let type = try await session.type(entityType)
-        guard type.phase == "stop_writes", let table = type.table else { return try await explain(type) }
+        guard type.phase == "stop_writes", let table = type.table, let stopVersion = type.stopVersion else {
+            return try await explain(type)
+        }
         if let problem = try await session.hold(table) { throw ArchiveProblem(problem) }
         try await refuseObstacles(session, table)
 
@@ -58,7 +60,8 @@ public struct ArchiveCommand: Sendable {
             throw ArchiveProblem("table \(table) has \(left) rows, more than the \(manifest.rows) that were archived")
         }
         let report = try report(manifest, conditions, removed: manifest.rows - left)
-        let name = try await session.archive(entityType, disposition: disposition.rawValue, report: report)
+        let name = try await session.archive(
+            entityType, stopVersion: stopVersion, disposition: disposition.rawValue, report: report)
         print(
             "\(entityType)  archived: \(manifest.rows) rows in \(manifest.files.count) files; \(outcome(table, name))")
         if left < manifest.rows {

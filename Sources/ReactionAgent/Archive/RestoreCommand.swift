@@ -10,14 +10,18 @@ public struct RestoreCommand: Sendable {
     private let entityType: String
     private let directory: ArchiveDirectory
     private let tableName: String?
+    private let rollsBack: Bool
     private let screen: ArchiveScreen
 
-    /// - Parameter tableName: nil for the archived one.
-    public init(settings: Settings, entityType: String, directory: String, tableName: String?) {
+    /// - Parameters:
+    ///   - tableName: nil for the archived one.
+    ///   - rollsBack: has the agent write into the table what has happened since.
+    public init(settings: Settings, entityType: String, directory: String, tableName: String?, rollsBack: Bool) {
         self.settings = settings
         self.entityType = entityType
         self.directory = ArchiveDirectory(path: directory)
         self.tableName = tableName
+        self.rollsBack = rollsBack
         screen = ArchiveScreen(entityType: entityType)
     }
 
@@ -42,9 +46,13 @@ public struct RestoreCommand: Sendable {
         } else {
             try await load(manifest, session, restore)
         }
-        print(
-            "CALL reactions.rollback('\(entityType)') writes into it what has happened since, and makes it the truth again"
-        )
+        guard rollsBack else {
+            return print("CALL reactions.rollback('\(entityType)') writes into it what has happened since")
+        }
+        print("\(entityType)  writing what has happened since")
+        fflush(nil)
+        try await restore.rollBack(entityType)
+        print("\(entityType)  rolled back: the table is the truth again")
     }
 
     private func load(_ manifest: Manifest, _ session: ArchiveSession, _ restore: RestoreSession) async throws {

@@ -9,6 +9,8 @@ CREATE SCHEMA app;
 GRANT USAGE, CREATE ON SCHEMA app TO regress_owner;
 SET ROLE regress_owner;
 CREATE TABLE app.users (id integer PRIMARY KEY);
+CREATE TABLE app.albums (id integer PRIMARY KEY);
+INSERT INTO app.albums SELECT generate_series(1, 10);
 CREATE TYPE app."Kind of" AS ENUM ('Like', 'two words', 'it''s', '"quoted"');
 CREATE TYPE app.pair AS (a integer, b text);
 CREATE TABLE app."Odd, table" (
@@ -16,6 +18,8 @@ CREATE TABLE app."Odd, table" (
     number bigint GENERATED ALWAYS AS IDENTITY (START 1000 INCREMENT 5 MAXVALUE 9223372036854775806),
     "user Id" integer NOT NULL REFERENCES app.users ON DELETE CASCADE,
     entity integer NOT NULL,
+    album integer DEFAULT 2 REFERENCES app.albums ON DELETE SET NULL,
+    other_album integer DEFAULT 4 REFERENCES app.albums ON DELETE SET DEFAULT,
     kind app."Kind of" NOT NULL DEFAULT 'two words',
     flag boolean, padded character(5), raw bytea, amount numeric(12, 3), ratio double precision, doc jsonb, tags text[],
     kinds app."Kind of"[], pair app.pair, at timestamptz DEFAULT now(), span interval, address inet,
@@ -54,7 +58,7 @@ SELECT jsonb_pretty(description) FROM kept;
 SELECT * FROM reactions._archived_columns('app."Odd, table"');
 -- The checksum is over the lines that COPY writes, in whatever order.
 SET timezone = 'UTC';
-\copy (SELECT id, number, "user Id", entity, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te" FROM app."Odd, table") TO /tmp/pg_reactions_archive_test.csv (FORMAT csv, FORCE_QUOTE *)
+\copy (SELECT id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te" FROM app."Odd, table") TO /tmp/pg_reactions_archive_test.csv (FORMAT csv, FORCE_QUOTE *)
 SELECT pg_read_file('/tmp/pg_reactions_archive_test.csv') AS file \gset
 SELECT format('SELECT %s AS of_table FROM app."Odd, table"', (reactions._archived_columns('app."Odd, table"')).checksum) AS statement \gset
 :statement \gset
@@ -70,20 +74,24 @@ SELECT max(number) AS records,
 \! rm -f /tmp/pg_reactions_archive_test.csv
 
 -- Gone, and made anew.
-CREATE TABLE rows_kept AS SELECT id, number, "user Id", entity, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te", doubled FROM app."Odd, table";
+CREATE TABLE rows_kept AS SELECT id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te", doubled FROM app."Odd, table";
 DROP TABLE app."Odd, table";
 SELECT reactions._restore_table(description, 'a', 'Odd, table') FROM kept;
 SELECT reactions._restore_table(description, 'a', 'Odd, table') FROM kept;
 SELECT reactions._restore_table(description, 'b', 'Odd, table') FROM kept;
-INSERT INTO app."Odd, table" (id, number, "user Id", entity, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te")
+INSERT INTO app."Odd, table" (id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te")
     OVERRIDING SYSTEM VALUE
-    SELECT id, number, "user Id", entity, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te" FROM rows_kept;
--- A user has gone meanwhile.
+    SELECT id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te" FROM rows_kept;
+-- A user has gone meanwhile, and an album.
 DELETE FROM app.users WHERE id = 3;
+UPDATE app."Odd, table" SET album = CASE id WHEN 1 THEN 7 ELSE 8 END, other_album = CASE id WHEN 1 THEN 7 ELSE 8 END;
+DELETE FROM app.albums WHERE id = 7;
 SELECT s.* FROM kept, reactions._restore_steps(description, 'app."Odd, table"') s;
 SELECT s.statement FROM kept, reactions._restore_steps(description, 'app."Odd, table"') s \gexec
 SELECT p.* FROM kept, reactions._restore_properties(description, 'app."Odd, table"') p;
 SELECT description = reactions._table_description('app."Odd, table"') AS same FROM kept;
+SELECT id, album, other_album FROM app."Odd, table" ORDER BY id;
+UPDATE app."Odd, table" SET album = DEFAULT, other_album = DEFAULT;
 TABLE app."Odd, table" EXCEPT TABLE rows_kept;
 SELECT id, "user Id" FROM (TABLE rows_kept EXCEPT TABLE app."Odd, table") missing;
 -- Under another name, and by a cluster that lacks a role.
