@@ -41,7 +41,7 @@ import Testing
         var killedInTheMiddle = 0
         var seed = 20
         while kills < 20 {
-            let agent = try site.stack.startAgent(["--set", "backfill.rows_per_second=8000"])
+            let agent = try site.stack.startAgent(["--set", "backfill.rows_per_second=4000"])
             for _ in 0..<(20 + kills * 5) {
                 seed += 1
                 try site.write(seed: seed)
