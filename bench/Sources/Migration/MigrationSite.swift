@@ -140,7 +140,12 @@ final class MigrationSite {
     }
 
     func archive() async throws -> String {
-        try await stack.reactiond("archive", "Image", "--to", stack.path("archive"), "--then", "drop")
+        let path = stack.path("archive")
+        let output = try await stack.reactiond("archive", "Image", "--to", path, "--then", "drop")
+        let bytes = try FileManager.default.contentsOfDirectory(atPath: path).reduce(0) {
+            $0 + (try FileManager.default.attributesOfItem(atPath: path + "/" + $1)[.size] as? Int ?? 0)
+        }
+        return output + "\(number(Double(bytes) / Double(rows), 1)) bytes per row in files"
     }
 
     func remains() throws -> String {
