@@ -55,6 +55,12 @@ BEGIN
         hint := 'Make it permanent with ALTER TABLE ... SET LOGGED.';
         RETURN NEXT;
     END IF;
+    -- Statements of the functions run as the owner, and are told from those of foreign keys by whom such a policy binds.
+    IF relation.relforcerowsecurity THEN
+        problem := format('table %s has FORCE ROW LEVEL SECURITY', of_table);
+        hint := format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY. Policies still bind everybody but its owner.', of_table);
+        RETURN NEXT;
+    END IF;
     IF EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = of_table) THEN
         problem := format('table %s is the target of a subscription', of_table);
         hint := 'Replicated rows fire no statement-level triggers; attach the table on the publisher.';

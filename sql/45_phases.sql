@@ -217,8 +217,9 @@ BEGIN
     condition := 'match';
     required := format('no difference left, within %s', oldest_match);
     actual := CASE WHEN found.match_run_id IS NULL THEN 'never matched'
-        ELSE format('%s of %s reactions differ, %s repaired, at %s', found.differences, found.compared, found.repaired, found.finished_at) END;
-    ok := found.match_run_id IS NOT NULL AND found.differences = found.repaired
+        ELSE format('%s of %s reactions differ, %s repaired, at %s', found.differences, found.compared, found.repaired, found.finished_at)
+        || CASE WHEN found.in_flight > 0 THEN format(', %s could not be judged', found.in_flight) ELSE '' END END;
+    ok := found.match_run_id IS NOT NULL AND found.differences = found.repaired AND found.in_flight = 0
         AND found.finished_at > clock_timestamp() - oldest_match;
     -- A failover, a restore or an alteration of capture since: what was found before says nothing of it.
     SELECT max(m.match_wanted) AS wish INTO found FROM reactions._mirror m;

@@ -191,7 +191,7 @@ CREATE VIEW match_status AS
         ORDER BY m.match_run_id DESC LIMIT 1) f ON true
     LEFT JOIN LATERAL (
         SELECT * FROM match_run m
-        WHERE m.type_id = t.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL AND m.differences = m.repaired
+        WHERE m.type_id = t.type_id AND m.scope = 'full' AND m.finished_at IS NOT NULL AND m.differences = m.repaired AND m.in_flight = 0
         ORDER BY m.match_run_id DESC LIMIT 1) clean ON true
     -- A later recent match does not look again at what an earlier one has found: a full one does.
     LEFT JOIN LATERAL (

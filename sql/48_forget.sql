@@ -122,6 +122,12 @@ BEGIN
     IF $1 IS NULL THEN
         PERFORM reactions._refuse('entity_id must not be null', NULL, 'null_value_not_allowed');
     END IF;
+    -- The phase decides the way: it is read behind the fence, by a statement whose snapshot is taken then.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM reactions._refuse('forget_entity must run at isolation level READ COMMITTED',
+            'An older snapshot may show another phase than the one that the reactions are in.');
+    END IF;
+    LOCK TABLE reactions.entity_type IN ROW EXCLUSIVE MODE;
     SELECT t.type_id, t.phase, EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table) AS has_table INTO found
         FROM reactions.entity_type t WHERE t.entity_type = $2;
     IF found.phase IS NULL THEN

@@ -431,12 +431,17 @@ COMMENT ON FUNCTION _restore_properties(jsonb, regclass) IS
 CREATE FUNCTION _attach_restored(entity_type text, of_table regclass, table_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    of_type constant reactions.entity_type := (SELECT t FROM reactions.entity_type t WHERE t.entity_type = $1);
 BEGIN
     PERFORM reactions._fence_out(of_table);
     IF table_name <> (SELECT c.relname FROM pg_class c WHERE c.oid = of_table) THEN
         EXECUTE format('ALTER TABLE %s RENAME TO %I', of_table, table_name);
     END IF;
     IF NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = of_table AND g.tgname LIKE 'reactions\_capture\_%') THEN
+        -- Who was forgotten while the files were read: whoever forgets takes the fence as well.
+        EXECUTE format('DELETE FROM ONLY %s r USING reactions.forgotten_user f WHERE f.user_id = r.%I AND f.version > $1',
+            of_table, of_type.user_column) USING of_type.stop_version;
         PERFORM reactions._create_capture(of_table);
     END IF;
     UPDATE reactions.entity_type t SET legacy_table = of_table WHERE t.entity_type = $1 AND t.phase = 'archived';

@@ -46,6 +46,12 @@ struct Lane: Sendable {
         state = .backingOff(until: now + backoff.failed(slowly: slowly))
     }
 
+    /// The attempt failed for a reason that is not the lane's own server.
+    mutating func hindered(now: Duration) {
+        failingSince = nil
+        state = .backingOff(until: now + backoff.failed(slowly: false))
+    }
+
     /// What had to be done was done in another way although the server still fails: the wait for it begins anew.
     mutating func circumvented(now: Duration) {
         failingSince = now

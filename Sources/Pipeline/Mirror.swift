@@ -186,6 +186,12 @@ public struct Mirror: Sendable {
         return [.raiseEpochs(types, insteadOf: offer, through: last.batch.number)] + advance(now: now)
     }
 
+    /// What is to be offered could not be asked of ClickHouse: no doing of Redis, and no epoch would help.
+    public mutating func offerHindered(_ offer: Offer, now: Duration) -> [Action] {
+        self[offer].hindered(now: now)
+        return advance(now: now)
+    }
+
     /// After a while Redis is tried again, and if that fails, this.
     public mutating func raiseFailed(insteadOf offer: Offer, now: Duration) -> [Action] {
         self[offer].failed(now: now)

@@ -65,6 +65,7 @@ public struct RollBack: Sendable {
 
     public mutating func batchesWritten() -> Action {
         backoff.succeeded()
+        obstacle = nil
         guard state == .writingBatches(isFresh: true) else {
             state = .beginning
             return .begin

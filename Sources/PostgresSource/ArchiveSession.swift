@@ -174,7 +174,7 @@ extension PostgresSource {
     static let archiveSettings =
         sessionSettings + """
             ; SET enable_seqscan = on; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 1;
-            SET xmlbinary = base64; SET row_security = off; SET client_min_messages = warning;
+            SET xmlbinary = base64; SET client_min_messages = warning;
             SET client_connection_check_interval = '10s'
             """
 }

@@ -53,7 +53,7 @@ public actor MatchSource {
             conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
             timeout: settings.timeout, wakeUp: WakeUp())
         try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings + "; SET row_security = off")
+        _ = try opened.execute(PostgresSource.sessionSettings)
         connection = opened
     }
 

@@ -88,7 +88,7 @@ public actor PostgresSource {
         SET search_path = pg_catalog; SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off;
         SET max_parallel_workers_per_gather = 0; SET timezone = 'UTC'; SET bytea_output = hex;
         SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0;
-        SET statement_timeout = 0
+        SET statement_timeout = 0; SET row_security = off
         """
 
     /// Connects, and refuses a standby and whatever gives two statements two backends.

@@ -101,7 +101,7 @@ public actor RecentKeys {
         let opened = try PostgresConnection(
             conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
             timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.sessionSettings + "; SET row_security = off")
+        _ = try opened.execute(PostgresSource.sessionSettings)
         connection = opened
         return opened
     }

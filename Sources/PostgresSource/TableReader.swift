@@ -71,7 +71,7 @@ public actor TableReader {
             conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
             timeout: settings.timeout, wakeUp: WakeUp())
         // A policy must not hide rows: with it the COPY fails.
-        _ = try opened.execute(PostgresSource.sessionSettings + "; SET row_security = off")
+        _ = try opened.execute(PostgresSource.sessionSettings)
         connection = opened
         return opened
     }

@@ -8,7 +8,7 @@ public actor TableStates {
     private static let pieceRows = 20_000
     /// The planner chooses between an index and a sort, which may need this much memory before it goes to disk.
     private static let sessionSettings =
-        PostgresSource.sessionSettings + "; SET enable_seqscan = on; SET work_mem = '64MB'; SET row_security = off"
+        PostgresSource.sessionSettings + "; SET enable_seqscan = on; SET work_mem = '64MB'"
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.postgres.states")

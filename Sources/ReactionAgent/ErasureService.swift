@@ -73,7 +73,7 @@ struct ErasureService: Service {
 
     /// Has the rows deleted that are left. Which takes a while: the next round looks again.
     private func isErasedInClickHouse(_ users: [Erasures.Tombstone], _ erasure: Erasure) async throws -> Bool {
-        let store = BackfillStore(clickHouse)
+        let store = BackfillStore(clickHouse.patient())
         var found: [Int64: [String: Int64]] = [:]
         for row in try await store.rows(erasure.rows) {
             guard row.count == 3, let user = Int64(row[1]), let count = Int64(row[2]) else { throw SinkError.nonsense }

@@ -58,13 +58,15 @@ public struct MatchCommand: Sendable {
         let types = try await entityTypes.isEmpty ? source.attached() : entityTypes
         guard !types.isEmpty else { throw Problem(description: "no entity type has a table") }
         var left: Int64 = 0
+        var isJudged = true
         for entityType in types {
             var outcome = try await compare(entityType, match)
             report(outcome)
             if repair == .yes { try await mend(&outcome, match) }
             left += outcome.left
+            isJudged = isJudged && outcome.result.inFlight == 0
         }
-        if let wish, left == 0, scope == .full, entityTypes.isEmpty { try await source.fulfil(wish) }
+        if let wish, left == 0, isJudged, scope == .full, entityTypes.isEmpty { try await source.fulfil(wish) }
         return left
     }
 

@@ -99,7 +99,7 @@ struct MatchService: Service {
     private enum Outcome: Int {
         case same
         case different
-        /// Kept with its run, and tried again later.
+        /// Or not judged in full. Kept with its run, and tried again later.
         case failed
     }
 
@@ -130,7 +130,8 @@ struct MatchService: Service {
                     "compared": "\(result.compared)", "differences": "\(counts)", "in_flight": "\(result.inFlight)",
                 ])
             try await report(source)
-            return result.faults == 0 ? .same : .different
+            // What could not be judged may differ: it is looked at again soon.
+            return result.faults > 0 ? .different : result.inFlight > 0 ? .failed : .same
         } catch let error as PostgresError where error.disposition == .reconnect {
             throw error
         } catch let error as CancellationError {

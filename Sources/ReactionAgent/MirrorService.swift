@@ -252,16 +252,18 @@ struct Effects: Sendable {
             metrics.update { $0.offeredRemovals += UInt64(count) }
             return { $0.offered(.removals, of: batch.number, now: $1) }
         } catch let error as CacheError {
-            return removeFailed(batch, error.message)
+            metrics.update { $0.redisFailures += 1 }
+            tellRemoval(batch, error.message)
+            return { $0.offerFailed(.removals, now: $1) }
         } catch let error as SinkError {
-            return removeFailed(batch, error.message)
+            metrics.update { $0.sinkFailures += 1 }
+            tellRemoval(batch, error.message)
+            return { $0.offerHindered(.removals, now: $1) }
         }
     }
 
-    private func removeFailed(_ batch: Batch, _ error: String) -> Outcome {
-        metrics.update { $0.redisFailures += 1 }
+    private func tellRemoval(_ batch: Batch, _ error: String) {
         logger.warning("removal failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error)"])
-        return { $0.offerFailed(.removals, now: $1) }
     }
 
     private func finish(_ batch: Batch, _ lag: LagHistogram) async throws -> Outcome {

@@ -49,7 +49,7 @@ struct RollBackService: Service {
     }
 
     private func rollBack(_ job: WriteBackSource.Job, _ source: WriteBackSource) async throws {
-        let store = BackfillStore(clickHouse)
+        let store = BackfillStore(clickHouse.patient())
         var machine = RollBack(longestBackoff: longestBackoff)
         var action = RollBack.Action.begin
         var usersDone: Int64?

@@ -2,67 +2,6 @@ import Foundation
 import TestSupport
 import Testing
 
-/// A backfilled table of users 1 … 200, and matches of it.
-private struct MatchSite {
-    let site: BackfillSite
-    var stack: Stack { site.stack }
-    var session: PostgresConnection { site.session }
-
-    static func make(_ stack: Stack, rows: Int = 20_000) throws -> MatchSite {
-        let site = try BackfillSite.make(stack, rows: rows)
-        try site.attach()
-        return MatchSite(site: site)
-    }
-
-    /// An agent that matches nothing by itself.
-    func agent() throws -> ServerProcess {
-        try stack.startAgent(Stack.withoutMatches)
-    }
-
-    /// Runs `reactiond match`; the status is thrown away, since what it found is in the database.
-    @discardableResult
-    func match(_ arguments: String...) async -> (output: String, hasEndedWell: Bool) {
-        do {
-            return (try await stack.reactiond("match", arguments), true)
-        } catch {
-            return ("\(error)", false)
-        }
-    }
-
-    func value(_ sql: String) throws -> String? { try session.value(sql) }
-
-    /// The newest run: compared, differences, repaired, in flight, classes, whether it finished.
-    func run() throws -> [String] {
-        try session.query(
-            """
-            SELECT compared, differences, repaired, in_flight, classes, finished_at IS NOT NULL
-            FROM reactions.match_run ORDER BY match_run_id DESC LIMIT 1
-            """)[0].map { $0 ?? "" }
-    }
-
-    func differences() throws -> [[String]] {
-        try session.query(
-            """
-            SELECT class, user_id, entity_id, in_table, in_clickhouse FROM reactions.differences
-            WHERE match_run_id = (SELECT max(match_run_id) FROM reactions.match_run) ORDER BY class, user_id, entity_id
-            """
-        ).map { $0.map { $0 ?? "" } }
-    }
-
-    /// Statements that capture does not see.
-    func unseen(_ sql: String) throws {
-        try session.execute(
-            """
-            BEGIN; ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; \(sql);
-            DO $$ DECLARE n name; BEGIN
-                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
-                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
-                END LOOP; END $$;
-            COMMIT
-            """)
-    }
-}
-
 @Suite("Match", .serialized) struct MatchTests {
     @Test("a table and its mirror agree while it is written to, in slices of any size")
     func agreement() async throws {
@@ -86,7 +25,7 @@ private struct MatchSite {
             await onThread {
                 var seed = 0
                 while isWriting.value {
-                    try? write(writer, seed: seed)
+                    try? MatchSite.write(writer, seed: seed)
                     seed += 1
                 }
                 return seed
@@ -192,7 +131,7 @@ private struct MatchSite {
         try await site.site.sealed()
         try await site.stack.drained(site.session)
         agent.stop(15)
-        try write(site.session, seed: 1)
+        try MatchSite.write(site.session, seed: 1)
         let changed = try site.session.value(
             "SELECT count(*) FROM (SELECT DISTINCT user_id, entity_id FROM reactions._outbox o WHERE version > (SELECT floor FROM reactions._mirror)) k"
         )
@@ -390,129 +329,6 @@ private struct MatchSite {
     }
 }
 
-@Suite("Matches by itself", .serialized) struct AutomaticMatchTests {
-    @Test("a trigger that was disabled and enabled again is noticed, and what was lost meanwhile is found and told")
-    func lostDeletes() async throws {
-        let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
-        let port = try FreePort.next()
-        let agent = try site.stack.startAgent([
-            "--set", "match.watch_interval=100ms", "--set", "agent.http_port=\(port)",
-        ])
-        defer { agent.stop(15) }
-        try await site.site.sealed()
-        // The first full match comes by itself.
-        try await eventually {
-            try site.value("SELECT count(*) FROM reactions.match_run WHERE finished_at IS NOT NULL") == "1"
-        }
-        #expect(try site.value("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == "t")
-        #expect(try site.value("SELECT is_capture_in_doubt FROM reactions.match_status") == "f")
-
-        try site.unseen("DELETE FROM \"ImageReaction\" WHERE \"userId\" = 9")
-        let lost = try site.stack.clickHouseRows(
-            "SELECT uniq(entityId) FROM {db}.entityMetricEvents WHERE userId = 9")[0][0]
-        try await eventually {
-            try site.value("SELECT classes ->> 'phantom' FROM reactions.match_status") == lost
-        }
-        #expect(
-            try site.value("SELECT match_wanted LIKE '%capture triggers were altered%' FROM reactions._mirror") == "t")
-        let failing = try site.session.query("SELECT \"check\" FROM reactions.doctor() WHERE NOT ok ORDER BY 1")
-        #expect(failing.map { $0[0] } == ["capture_altered_Image", "match", "match_Image"])
-        #expect(site.stack.agentLog().contains("capture was altered"))
-        try await eventually { site.stack.agentLog().contains("table and ClickHouse differ") }
-        try await eventually {
-            let text = try HTTP.request("http://127.0.0.1:\(port)/metrics").text
-            return text.contains("reactiond_match_differences{type=\"Image\",class=\"phantom\"} \(lost).0")
-                && text.contains("reactiond_capture_altered{type=\"Image\"} 1.0")
-        }
-
-        // Clean by a match of everything: nothing is wanted any more. The agent's own match may be in the way.
-        try await eventually(within: .seconds(30)) { await site.match("--repair").hasEndedWell }
-        #expect(try site.value("SELECT match_wanted FROM reactions._mirror") == nil)
-        #expect(
-            try site.value(
-                "SELECT bool_and(ok) FROM reactions.doctor() WHERE \"check\" LIKE '%match%' OR \"check\" LIKE 'capture%'"
-            ) == "t")
-        try await site.site.expectAgreement()
-    }
-
-    @Test("a trigger that is missing or not enabled for replicas, and a table that could not be attached, are noticed")
-    func problems() async throws {
-        let site = try MatchSite.make(try await Stack.make(), rows: 1_000)
-        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"])
-        defer { agent.stop(15) }
-        try await site.site.sealed()
-        func notices(_ change: String, _ problem: String?) async throws {
-            let before = try site.value("SELECT altered_at FROM reactions._capture_seen")
-            try site.session.execute(change)
-            try await eventually(within: .seconds(20), change) {
-                try site.value("SELECT altered_at FROM reactions._capture_seen") != before
-            }
-            #expect(try site.value("SELECT capture_problem FROM reactions.match_status") == problem)
-            // The match that this orders is clean, and so nothing is wanted; a problem that lasts is still told.
-            try await eventually { try site.value("SELECT match_wanted FROM reactions._mirror") == nil }
-            #expect(
-                try site.value("SELECT is_capture_in_doubt FROM reactions.match_status") == (problem == nil ? "f" : "t")
-            )
-        }
-        let table = "ALTER TABLE \"ImageReaction\""
-        try await notices("\(table) ENABLE TRIGGER reactions_capture_3_delete", "5 of 6 capture triggers enabled")
-        try await notices("\(table) ENABLE ALWAYS TRIGGER reactions_capture_3_delete", nil)
-        try await notices(
-            "DROP INDEX \"ImageReaction_key\"",
-            "table public.\"ImageReaction\" has no unique index over (userId, imageId, reaction)")
-        try await notices(
-            "CREATE UNIQUE INDEX \"ImageReaction_key\" ON \"ImageReaction\" (\"imageId\", \"userId\", reaction)", nil)
-        try await notices(
-            "CREATE TABLE parent (LIKE \"ImageReaction\"); \(table) INHERIT parent",
-            "table public.\"ImageReaction\" has a parent or children by inheritance")
-        try await notices("\(table) NO INHERIT parent", nil)
-        // What is rolled back has not been.
-        let seen = try site.value("SELECT altered_at FROM reactions._capture_seen")
-        try site.session.execute("BEGIN; \(table) DISABLE TRIGGER USER; ROLLBACK; SELECT reactions._watch_capture()")
-        #expect(try site.value("SELECT altered_at FROM reactions._capture_seen") == seen)
-    }
-
-    @Test("rows that capture did not see are found among the recent ones, without its triggers")
-    func recent() async throws {
-        let site = try MatchSite.make(try await Stack.make(), rows: 20_000)
-        let agent = try site.stack.startAgent([
-            "--set", "match.recent_interval=1s", "--set", "match.watch_interval=1h",
-        ])
-        defer { agent.stop(15) }
-        try await site.site.sealed()
-        func runs() throws -> Int {
-            Int(
-                try site.value(
-                    "SELECT count(*) FROM reactions.match_run WHERE scope = 'recent' AND finished_at IS NOT NULL") ?? ""
-            ) ?? 0
-        }
-        try await eventually(within: .seconds(30)) { try runs() > 1 }
-        for seed in 0..<5 { try write(site.session, seed: seed) }
-        let before = try runs()
-        try await eventually(within: .seconds(30)) { try runs() > before + 1 }
-        // What was written was looked at, and no more: a small part of the table.
-        let looked =
-            Int(try site.value("SELECT max(compared) FROM reactions.match_run WHERE scope = 'recent'") ?? "") ?? 0
-        #expect(looked >= 20 && looked < 2_000, "\(looked)")
-        #expect(try site.value("SELECT differences FROM reactions.match_status") == "0")
-        try site.unseen(
-            """
-            INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES (301, 1, 'Like');
-            UPDATE "ImageReaction" SET reaction = 'Cry' WHERE id = (SELECT min(id) FROM "ImageReaction" WHERE reaction = 'Heart')
-            """)
-        try await eventually(within: .seconds(30)) {
-            try site.value("SELECT differences FROM reactions.match_status") == "2"
-        }
-        #expect(
-            try site.value("SELECT count(*) FROM reactions.differences WHERE user_id = 301 AND class = 'missing'")
-                == "1")
-        // The next one does not look at them again, but they are still told.
-        let after = try runs()
-        try await eventually(within: .seconds(30)) { try runs() > after + 1 }
-        #expect(try site.value("SELECT differences FROM reactions.match_status") == "2")
-    }
-}
-
 /// A value that two threads share.
 private final class Flag: Sendable {
     private let lock = NSLock()
@@ -522,16 +338,4 @@ private final class Flag: Sendable {
         get { lock.withLock { stored } }
         set { lock.withLock { stored = newValue } }
     }
-}
-
-/// Changes of every kind, on users 1 … 200.
-private func write(_ session: PostgresConnection, seed: Int) throws {
-    try session.execute(
-        """
-        INSERT INTO "ImageReaction" ("userId", "imageId", reaction)
-        SELECT (g * 31 + \(seed)) % 200 + 1, (g * 17 + \(seed * 7)) % 5000, (enum_range(NULL::"ReviewReactions"))[(g + \(seed)) % 5 + 1]
-        FROM generate_series(1, 20) g ON CONFLICT DO NOTHING;
-        UPDATE "ImageReaction" SET note = 'y' WHERE "userId" = \(seed % 200 + 1) AND "imageId" % 7 = 1;
-        DELETE FROM "ImageReaction" WHERE "userId" = \((seed * 13) % 200 + 1) AND "imageId" % 5 = \(seed % 5)
-        """)
 }

@@ -212,7 +212,8 @@ type_behind_fence(Relation relation)
 
 	catalog_fence();
 	type = catalog_type_of_table(RelationGetRelid(relation));
-	if (legacy_is_frozen(type) != was_frozen)
+	if (legacy_is_frozen(type) != was_frozen ||
+		(!legacy_is_frozen(type) && !legacy_is_truth_in(catalog_phase_seen(type))))
 		catalog_refuse_other_phase(type);
 	return type;
 }

@@ -555,12 +555,18 @@ catalog_phase_in(const ReactionType *type, Snapshot snapshot)
 	return phase;
 }
 
+ReactionPhase
+catalog_phase_seen(const ReactionType *type)
+{
+	return IsolationUsesXactSnapshot() ? catalog_phase_in(type, GetTransactionSnapshot()) : type->phase;
+}
+
 void
 catalog_refuse_other_phase(const ReactionType *type)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("entity type \"%s\" changed its phase while this statement waited", type->name),
+			 errmsg("entity type \"%s\" changed its phase after this statement, or its transaction, began", type->name),
 			 errhint("Retry the transaction.")));
 }
 

@@ -109,6 +109,9 @@ extern void catalog_refuse_other_phase(const ReactionType *type) pg_attribute_no
 /* The type's phase when the snapshot was taken. */
 extern ReactionPhase catalog_phase_in(const ReactionType *type, Snapshot snapshot);
 
+/* The phase in which this transaction's statements see the type's table: that of its one snapshot, if it has one, else the present one. */
+extern ReactionPhase catalog_phase_seen(const ReactionType *type);
+
 /* The newest snapshot, which a REPEATABLE READ transaction's own is not; in parallel mode, where there is none, the active one. */
 extern Snapshot catalog_newest_snapshot(void);
 

@@ -43,7 +43,7 @@ insert_plan(ReactionType *type, LegacyPlans *plans)
 	StringInfoData columns;
 	StringInfoData values;
 	char	   *kind_type = format_type_extended(plans->kind_type, -1, FORMAT_TYPE_FORCE_QUALIFY);
-	char	   *on_conflict = "DO NOTHING";
+	char	   *on_conflict;
 
 	if (plans->of[INSERT_KIND] != NULL)
 		return plans->of[INSERT_KIND];
@@ -53,11 +53,13 @@ insert_plan(ReactionType *type, LegacyPlans *plans)
 					 quote_identifier(type->kind_column));
 	appendStringInfo(&values, "$1, $2, $3::%s", kind_type);
 	legacy_append_extra(type, NULL, &columns, &values);
-	if (type->exclusive)
-		on_conflict = psprintf("(%1$s, %2$s) DO UPDATE SET %3$s = EXCLUDED.%3$s "
-							   "WHERE r.%3$s IS DISTINCT FROM EXCLUDED.%3$s",
-							   quote_identifier(type->user_column), quote_identifier(type->entity_column),
-							   quote_identifier(type->kind_column));
+
+	/* The index is named, so that another one which is in the way raises. IS DISTINCT FROM would look its operator up by search_path. */
+	on_conflict = psprintf(type->exclusive
+						   ? "(%1$s, %2$s) DO UPDATE SET %3$s = EXCLUDED.%3$s WHERE NOT (r.%3$s OPERATOR(pg_catalog.=) EXCLUDED.%3$s)"
+						   : "(%1$s, %2$s, %3$s) DO NOTHING",
+						   quote_identifier(type->user_column), quote_identifier(type->entity_column),
+						   quote_identifier(type->kind_column));
 	plans->of[INSERT_KIND] = legacy_prepare(type, psprintf("INSERT INTO %s AS r (%s) VALUES (%s) ON CONFLICT %s",
 									 legacy_table_name(type), columns.data, values.data, on_conflict),
 							3, types);

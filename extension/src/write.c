@@ -132,7 +132,9 @@ type_behind_fence(text *name, const char *function)
 	PreventCommandIfReadOnly(function);
 	catalog_fence();
 	type = catalog_type_of_argument(name);
-	if (type->phase != phase)
+	/* A snapshot from before a rollback does not show the rows that were written back, and so a statement would find nothing to do. */
+	if (type->phase != phase ||
+		(legacy_is_written(type) && !legacy_is_truth_in(catalog_phase_seen(type))))
 		catalog_refuse_other_phase(type);
 	return type;
 }

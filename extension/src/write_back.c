@@ -84,10 +84,11 @@ insert_plan(ReactionType *type, LegacyPlans *plans)
 						 quote_identifier(type->entity_column), kind);
 		if (type->created_column != NULL)
 			appendStringInfo(&on_conflict, ", %1$s = EXCLUDED.%1$s", quote_identifier(type->created_column));
-		appendStringInfo(&on_conflict, " WHERE r.%1$s IS DISTINCT FROM EXCLUDED.%1$s", kind);
+		appendStringInfo(&on_conflict, " WHERE NOT (r.%1$s OPERATOR(pg_catalog.=) EXCLUDED.%1$s)", kind);
 	}
 	else
-		appendStringInfoString(&on_conflict, "DO NOTHING");
+		appendStringInfo(&on_conflict, "(%s, %s, %s) DO NOTHING", quote_identifier(type->user_column),
+						 quote_identifier(type->entity_column), kind);
 	plans->of[WRITE_BACK_INSERT] =
 		legacy_prepare(type, psprintf("INSERT INTO %s AS r (%s) SELECT %s FROM pg_catalog.unnest($3) AS l ON CONFLICT %s",
 									  legacy_table_name(type), columns.data, values.data, on_conflict.data),

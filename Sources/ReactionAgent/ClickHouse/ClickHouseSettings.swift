@@ -9,6 +9,13 @@ public struct ClickHouseSettings: Sendable {
     /// Of one request from its first to its last byte.
     public var requestTimeout: Duration
 
+    /// For questions about a whole type, which is grouped and sorted.
+    func patient() -> ClickHouseSettings {
+        var patient = self
+        patient.requestTimeout = max(requestTimeout, .seconds(600))
+        return patient
+    }
+
     /// Whether the URL names this machine.
     var isLoopback: Bool {
         guard let scheme = url.firstRange(of: "://") else { return false }

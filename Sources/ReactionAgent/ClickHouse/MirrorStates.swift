@@ -4,9 +4,6 @@ import PostgresSource
 
 /// A conversation with ClickHouse about the states of reactions. libcurl blocks, so the actor has a thread of its own.
 actor MirrorStates {
-    /// Of one question: a slice is grouped and sorted.
-    private static let timeout: Duration = .seconds(600)
-
     private let executor = QueueExecutor(label: "reactiond.clickhouse.states")
     private let settings: ClickHouseSettings
     private let query: MatchQuery
@@ -15,9 +12,7 @@ actor MirrorStates {
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     init(_ settings: ClickHouseSettings, _ query: MatchQuery) {
-        var patient = settings
-        patient.requestTimeout = max(settings.requestTimeout, Self.timeout)
-        self.settings = patient
+        self.settings = settings.patient()
         self.query = query
     }
 

@@ -30,6 +30,11 @@ SELECT oid, 'test.good'::regclass, 'r' FROM pg_subscription WHERE subname = 'reg
 SELECT reactions.attach('test.good', 'Bad', 'u', 'e', 'k');
 DROP SUBSCRIPTION regress_subscription;
 
+-- Statements of the functions would be taken for those of a foreign key.
+ALTER TABLE test.good FORCE ROW LEVEL SECURITY;
+SELECT reactions.attach('test.good', 'Bad', 'u', 'e', 'k');
+ALTER TABLE test.good NO FORCE ROW LEVEL SECURITY;
+
 -- No unique index that orders concurrent changes.
 CREATE TABLE test.bare (u bigint NOT NULL, e bigint NOT NULL, k text NOT NULL, at timestamp, note text);
 SELECT reactions.attach('test.bare', 'Bad', 'u', 'e', 'k');
