@@ -2,8 +2,8 @@
  * _write_back: what a frozen table has missed, written into it on the way back to switch_reads.
  *
  * The rows are known to ClickHouse and Redis already, so these statements, and no others, pass the frozen table's triggers without an
- * event. A batch is one subtransaction; only if the table refuses something in it, each key gets one of its own, and what is refused
- * is reported. Errors that say nothing of the rows (a deadlock, a cancel, a full disk, a column that is gone) are not swallowed.
+ * event. A batch is one subtransaction; only if the table refuses something in it, each key gets one of its own, and one that is
+ * refused is written part by part; what is refused is reported. Errors that say nothing of the rows (a deadlock, a cancel, a full disk, a column that is gone) are not swallowed.
  */
 #include "legacy_statement.h"
 
@@ -218,6 +218,38 @@ try_keys(const WriteBack *work, int first, int count)
 	return problem;
 }
 
+/*
+ * Writes a key that is refused as a whole, part by part: what was taken away is, whatever becomes of what was set, and of several kinds
+ * only those are missing that the table does not want. Returns what it refused, or NULL.
+ */
+static char *
+write_in_parts(const WriteBack *work, int i)
+{
+	const ReactionType *type = work->type;
+	int32		set_mask = DatumGetInt32(work->set_masks[i]);
+	int32		clear_mask = DatumGetInt32(work->clear_masks[i]) & ~set_mask;
+	Datum		set = Int32GetDatum(0);
+	Datum		clear = Int32GetDatum(type->exclusive && set_mask != 0 ? type->all_flags : clear_mask);
+	WriteBack	part = {
+		work->type, 1, &work->user_ids[i], &work->entity_ids[i], &set, &clear, &work->created_at[i]
+	};
+	char	   *refused = try_keys(&part, 0, 1);
+
+	clear = Int32GetDatum(0);
+	for (size_t kind = 0; kind < type->boundary.kind_count; kind++)
+	{
+		char	   *problem;
+
+		set = Int32GetDatum(set_mask & type->boundary.kinds[kind].flag);
+		if (DatumGetInt32(set) == 0)
+			continue;
+		problem = try_keys(&part, 0, 1);
+		if (problem != NULL)
+			refused = problem;
+	}
+	return refused;
+}
+
 /* A deferred constraint would refuse the whole transaction at its end. */
 static void
 check_constraints_at_once(void)
@@ -297,7 +329,7 @@ reactions_write_back(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	for (int i = 0; i < work.count; i++)
 	{
-		char	   *problem = try_keys(&work, i, 1);
+		char	   *problem = try_keys(&work, i, 1) == NULL ? NULL : write_in_parts(&work, i);
 		Datum		values[3] = {work.user_ids[i], work.entity_ids[i], (Datum) 0};
 		bool		nulls[3] = {false};
 
