@@ -101,7 +101,12 @@ public actor WriteBackSource {
 
     /// Locks the outbox, in a transaction without a snapshot or an id of its own, and chooses the newest batch that is in ClickHouse with
     /// all before it: unless a former agent has left a round in its middle. Nil if the request is closed, or another agent's.
-    public func begin(_ job: Job) throws(PostgresError) -> Round? {
+    ///
+    /// A ClickHouse that has started since it confirmed a batch that is still kept may have lost it, until the mirror has looked. Then
+    /// every event of the outbox is written after the states: applied in order, those that the states have change nothing.
+    ///
+    /// - Parameter started: when ClickHouse did, in unix seconds, as far as the clocks may differ.
+    public func begin(_ job: Job, clickHouseStarted started: Int64) throws(PostgresError) -> Round? {
         giveUp()
         _ = try writing.query("SELECT reactions._withdraw_deserted()")
         let holder = try holding
@@ -109,7 +114,10 @@ public actor WriteBackSource {
             """
             BEGIN ISOLATION LEVEL READ COMMITTED;
             LOCK TABLE reactions._outbox_0, reactions._outbox_1, reactions._outbox_2 IN ACCESS SHARE MODE;
-            SELECT b.batch, b.snapshot FROM reactions._batch b
+            SELECT b.batch, CASE
+                WHEN EXISTS (SELECT FROM reactions._batch k WHERE k.confirmed_at < to_timestamp(\(started)))
+                THEN (SELECT o.snapshot FROM reactions._batch o ORDER BY o.batch LIMIT 1) ELSE b.snapshot END
+            FROM reactions._batch b
             WHERE b.finished_at IS NOT NULL AND NOT EXISTS (
                 SELECT FROM reactions._batch e WHERE e.batch <= b.batch AND e.finished_at IS NULL)
             ORDER BY b.batch DESC LIMIT 1

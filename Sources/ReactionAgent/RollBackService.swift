@@ -53,13 +53,17 @@ struct RollBackService: Service {
         var machine = RollBack(longestBackoff: longestBackoff)
         var action = RollBack.Action.begin
         var usersDone: Int64?
+        var started: Int64 = 0
         var told: String?
         while action != .stop {
             try Task.checkCancellation()
             do {
                 switch action {
                 case .begin:
-                    guard let round = try await source.begin(job) else {
+                    started = try await store.startedAt()
+                    guard
+                        let round = try await source.begin(job, clickHouseStarted: started + Deliverer.clockSkew)
+                    else {
                         action = machine.ended()
                         continue
                     }
@@ -77,6 +81,11 @@ struct RollBackService: Service {
                 case .writeEvents:
                     action = machine.eventsWritten(try await source.writeEvents(job))
                 case .flip:
+                    guard abs(try await store.startedAt() - started) <= 1 else {
+                        await source.giveUp()
+                        action = machine.failed("ClickHouse has restarted", slowly: false)
+                        continue
+                    }
                     try await source.flip(job)
                     logger.notice("rolled back", metadata: ["entity_type": "\(job.type.name)"])
                     action = machine.flipped()

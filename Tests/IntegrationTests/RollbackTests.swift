@@ -304,6 +304,26 @@ private final class RollbackWriter: Sendable {
         try await site.expectAgreement()
     }
 
+    @Test("what a ClickHouse has lost at a restart, before the mirror has looked, comes into the table from the outbox")
+    func lostByClickHouse() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let (site, agent) = try await RollbackSite.frozen(try await Stack.make(clickHouse: clickHouse))
+        defer { agent.stop(15) }
+        try site.session.execute("SELECT reactions.set_flags(3, 990, 5), reactions.set_flags(3, 991, 2)")
+        try await site.stack.drained(site.session)
+        try await clickHouse.restart()
+        for table in ["entityMetricEvents", "reactionsByEntity", "reactionDeltas"] {
+            _ = try site.stack.clickHouseRows("ALTER TABLE {db}.\(table) DELETE WHERE entityId IN (990, 991)")
+        }
+        try await eventually("the rows are gone") {
+            try site.stack.clickHouseRows("SELECT count() FROM {db}.entityMetricEvents WHERE entityId IN (990, 991)")
+                == [["0"]]
+        }
+        let error = try await site.rollBack()
+        #expect(error == nil, "\(String(describing: error))")
+        #expect(try site.rows().filter { ["990", "991"].contains($0[1]) }.count == 3)
+    }
+
     @Test("a crash of PostgreSQL in the middle of a rollback loses nothing")
     func crash() async throws {
         let postgres = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
