@@ -48,6 +48,26 @@ SELECT keys_done, users_done, state FROM reactions.write_back WHERE write_back_i
 SELECT u, e, k, at FROM test.returning ORDER BY 1, 2, 3;
 SELECT user_id, entity_id, flags, problem FROM reactions.write_back_refused;
 
+-- A kind that is refused stays noted until it is written, or taken away again: within a call and in a later one.
+SELECT reactions._write_back_page(:request, 2, '{77,77,78,78,78}', '{1,2,1,1,1}', '{6,3,1,2,0}', '{0,0,0,0,1}',
+    array_fill('2021-01-01'::timestamptz, '{5}'), 5, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+SELECT reactions._write_back_page(:request, 2, '{77,78,77}', '{1,1,2}', '{0,0,0}', '{3,2,8}', array_fill('2021-01-01'::timestamptz, '{3}'), 3, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+INSERT INTO test.reactor VALUES (77);
+SELECT reactions._write_back_page(:request, 2, '{77,77}', '{2,1}', '{1,4}', '{0,0}', array_fill('2021-01-01'::timestamptz, '{2}'), 2, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+-- So does one that the table will not give up.
+CREATE FUNCTION test.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'it stays'; END $$;
+CREATE TRIGGER keep BEFORE DELETE ON test.returning FOR EACH ROW WHEN (OLD.u = 77) EXECUTE FUNCTION test.keep();
+SELECT reactions._write_back_page(:request, 2, '{77}', '{1}', '{8}', '{4}', array_fill('2021-01-01'::timestamptz, '{1}'), 2, 78);
+SELECT user_id, entity_id, flags, problem FROM reactions.write_back_refused WHERE entity_id = 1;
+DROP TRIGGER keep ON test.returning;
+SELECT reactions._write_back_page(:request, 2, '{77,77}', '{1,2}', '{0,0}', '{15,15}', array_fill('2021-01-01'::timestamptz, '{2}'), 2, 78);
+SELECT count(*) FROM reactions.write_back_refused;
+SELECT reactions._write_back_page(:request, 2, '{77}', '{1}', '{1}', '{0}', '{2021-01-01}', 1, 78);
+SELECT reactions._write_back_page(:request, 2, '{80}', '{1}', '{1}', '{0}', '{2021-01-01}', 1, 80);
+
 -- Events behind a snapshot, in version order; who and what is gone takes everything with it that came before.
 INSERT INTO reactions._mirror DEFAULT VALUES ON CONFLICT DO NOTHING;
 SELECT pg_current_snapshot() AS since \gset
