@@ -41,10 +41,14 @@ COMMENT ON INDEX write_back_open IS 'one rollback of a type at a time';
 
 CREATE VIEW write_backs AS
     SELECT w.write_back_id, t.entity_type, w.state, w.keys_done, w.keys_total, w.events_done, w.rounds, w.fence_ms, w.error,
-        w.requested_by, w.requested_at, w.finished_at
+        w.requested_by, w.requested_at, w.finished_at,
+        -- The agent carries them out in the order in which they were asked for.
+        CASE WHEN w.finished_at IS NULL THEN (
+            SELECT o.entity_type FROM write_back b JOIN entity_type o USING (type_id)
+            WHERE b.finished_at IS NULL AND b.write_back_id < w.write_back_id ORDER BY b.write_back_id LIMIT 1) END AS waits_for
     FROM write_back w LEFT JOIN entity_type t USING (type_id);
 COMMENT ON VIEW write_backs IS
-    'rollbacks from phase stop_writes: reactions and events written into the table, and for how long writers waited at its end';
+    'rollbacks from phase stop_writes: reactions and events written into the table, for how long writers waited at its end, and the type whose rollback comes first';
 
 CREATE TABLE write_back_refused (
     type_id   smallint NOT NULL,
@@ -129,6 +133,7 @@ CREATE FUNCTION _tell_write_back(request reactions.write_back, entity_type text)
 AS $$
 DECLARE
     refused bigint;
+    waits_for text;
 BEGIN
     CASE request.state
         WHEN 'done' THEN
@@ -151,10 +156,12 @@ BEGIN
                 MESSAGE = format('the rollback of entity type "%s" was withdrawn: %s', entity_type, request.error),
                 HINT = 'The phase is stop_writes still. What was written into the table stays there and is written over by the next rollback.';
         ELSE
+            SELECT w.waits_for INTO waits_for FROM reactions.write_backs w WHERE w.write_back_id = request.write_back_id;
             RAISE NOTICE 'entity type "%": % of % reactions and % events written back%', entity_type, request.keys_done,
                 coalesce(request.keys_total::text, '?'), request.events_done,
                 CASE WHEN request.error IS NOT NULL THEN '; the agent tries again: ' || request.error
-                    WHEN reactions._agent_pid() IS NULL THEN '; no agent leads: start reactiond run' ELSE '' END;
+                    WHEN reactions._agent_pid() IS NULL THEN '; no agent leads: start reactiond run'
+                    WHEN waits_for IS NOT NULL THEN format('; the rollback of entity type "%s" comes first', waits_for) ELSE '' END;
     END CASE;
 END
 $$;

@@ -39,6 +39,22 @@ SELECT reactions._write_back_page(:request, 0, '{}', '{}', '{}', '{}', '{}', 0, 
 SELECT reactions._withdraw_deserted();
 SELECT state, error FROM reactions.write_backs ORDER BY write_back_id DESC LIMIT 1;
 
+-- One type after the other.
+CREATE TABLE test.second (LIKE test.returning INCLUDING ALL);
+SELECT reactions.attach('test.second', 'Second', 'u', 'e', 'k', 'at', phase => 'switch_reads');
+CALL reactions.advance('Second', true);
+SELECT reactions._request_write_back('Returning') AS request, reactions._request_write_back('Second') AS second \gset
+SELECT entity_type, state, waits_for FROM reactions.write_backs WHERE finished_at IS NULL ORDER BY write_back_id;
+SELECT reactions._tell_write_back(w, 'Returning') FROM reactions.write_back w WHERE write_back_id = :request;
+SELECT reactions._tell_write_back(w, 'Second') FROM reactions.write_back w WHERE write_back_id = :second;
+SELECT state FROM reactions._await_write_back(:request, true);
+SELECT reactions._tell_write_back(w, 'Second') FROM reactions.write_back w WHERE write_back_id = :second;
+SELECT state FROM reactions._await_write_back(:second, true);
+SELECT entity_type, waits_for FROM reactions.write_backs WHERE waits_for IS NOT NULL;
+SELECT reactions._flip('Second', 'stop_writes', 'switch_reads', true, NULL);
+SELECT reactions.detach('Second');
+DROP TABLE test.second;
+
 -- The agent's steps. Only the last one that took it up writes.
 SELECT reactions._request_write_back('Returning') AS request \gset
 UPDATE reactions.write_back SET term = 2 WHERE write_back_id = :request;
