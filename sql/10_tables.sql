@@ -61,6 +61,16 @@ CREATE TABLE phase_log (
     changed_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Whom the foreign keys of a type's table reference. Kept from prepare_stop_writes on: when the table is dropped they go with it.
+CREATE TABLE _referenced (
+    type_id     smallint NOT NULL,
+    of_table    regclass NOT NULL,
+    scope       "char" NOT NULL CHECK (scope IN ('u', 'e')),
+    -- As it was called then: the triggers know it under its present name.
+    column_name name NOT NULL,
+    PRIMARY KEY (type_id, of_table, scope, column_name)
+);
+
 -- Several rows of one generation come from transactions that wrote their first events at the same time.
 CREATE TABLE _generation (
     generation        smallint NOT NULL CHECK (generation BETWEEN 0 AND 511),

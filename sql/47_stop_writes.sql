@@ -120,26 +120,56 @@ END;
 COMMENT ON FUNCTION _references(smallint) IS
     'foreign keys of a type''s table: the users (u) or entities (e) that each references, and why a trigger there does not do all of its work';
 
-CREATE FUNCTION _frozen_triggers(of_type smallint, OUT of_table regclass, OUT name text, OUT definition text, OUT arguments text[])
-    RETURNS SETOF record
+CREATE FUNCTION _compared_column(of_table regclass, trigger_name text) RETURNS name
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT a.attname
+    FROM pg_trigger g
+    JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = g.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = g.tgrelid AND d.refobjsubid > 0
+    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE g.tgrelid = of_table AND g.tgname = trigger_name;
+END;
+COMMENT ON FUNCTION _compared_column(regclass, text) IS
+    'the column that the condition of a trigger compares, as it is called now; null without the trigger';
+
+CREATE FUNCTION _gone_keys(of_type smallint, OUT of_table regclass, OUT scope "char", OUT column_name name) RETURNS SETOF record
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT DISTINCT r.of_table, r.scope, r.column_name FROM reactions._references(of_type) r WHERE r.is_integer
+    UNION ALL
+    SELECT k.of_table, k.scope,
+        coalesce(reactions._compared_column(k.of_table, format('reactions_gone_%s_%s_update', of_type, k.scope)), k.column_name)
+    FROM _referenced k
+    WHERE k.type_id = of_type AND NOT EXISTS (
+        SELECT FROM entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type);
+END;
+COMMENT ON FUNCTION _gone_keys(smallint) IS
+    'the keys of users (u) and entities (e) that a type''s foreign keys reference, or did when its table was still there';
+
+CREATE FUNCTION _frozen_triggers(
+    of_type smallint, OUT of_table regclass, OUT name text, OUT definition text, OUT arguments text[], OUT compared name
+) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     -- The last of all BEFORE triggers: the row is then as it would have been stored.
-    SELECT t.legacy_table, 'zz_reactions_redirect',
-        format('BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION reactions._redirect()', t.legacy_table), '{}'::text[]
-    FROM entity_type t WHERE t.type_id = of_type AND t.legacy_table IS NOT NULL
+    SELECT c.oid::regclass, 'zz_reactions_redirect',
+        format('BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION reactions._redirect()', c.oid::regclass), '{}'::text[], NULL::name
+    FROM entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type
     UNION ALL
-    SELECT r.of_table, format('reactions_gone_%s_%s_%s', of_type, r.scope, w.what),
-        format(w.definition, r.of_table, r.column_name, format('%L, %L, %L', of_type, r.scope, r.column_name)),
-        ARRAY[of_type::text, r.scope::text, r.column_name::text]
-    FROM (SELECT DISTINCT r.of_table, r.scope, r.column_name FROM reactions._references(of_type) r WHERE r.is_integer) r,
+    -- Only the condition of the one on UPDATE names the column, and PostgreSQL keeps it right when that is renamed, dumped or restored:
+    -- the one on DELETE looks there.
+    SELECT k.of_table, format('reactions_gone_%s_%s_%s', of_type, k.scope, w.what),
+        format(w.definition, k.of_table, k.column_name, format('%L, %L', of_type, k.scope)),
+        ARRAY[of_type::text, k.scope::text], CASE w.what WHEN 'update' THEN k.column_name END
+    FROM reactions._gone_keys(of_type) k,
         (VALUES
             ('delete', 'AFTER DELETE ON %1$s REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactions._gone(%3$s)'),
             ('update', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.%2$I IS DISTINCT FROM NEW.%2$I) EXECUTE FUNCTION reactions._refuse_gone(%3$s)'),
             ('truncate', 'BEFORE TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION reactions._refuse_gone(%3$s)')
         ) w (what, definition);
 END;
-COMMENT ON FUNCTION _frozen_triggers(smallint) IS 'the triggers that a type needs in phase stop_writes, beside those of capture';
+COMMENT ON FUNCTION _frozen_triggers(smallint) IS 'the triggers that a type needs in phases stop_writes and archived, beside those of capture';
 
 CREATE FUNCTION _missing_triggers(of_type smallint, OUT of_table regclass, OUT name text, OUT definition text) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -149,11 +179,46 @@ BEGIN ATOMIC
     WHERE NOT EXISTS (
         SELECT FROM pg_trigger g
         WHERE g.tgrelid = t.of_table AND g.tgname = t.name AND g.tgenabled = 'A'
+            AND (t.compared IS NULL OR t.compared = reactions._compared_column(t.of_table, t.name))
             AND g.tgargs = coalesce((SELECT string_agg(convert_to(a, getdatabaseencoding()) || '\x00', '' ORDER BY n)
                                      FROM unnest(t.arguments) WITH ORDINALITY AS u (a, n)), ''))
     ORDER BY t.of_table, t.name;
 END;
 COMMENT ON FUNCTION _missing_triggers(smallint) IS 'those of _frozen_triggers that do not exist, or not so, or are not enabled';
+
+CREATE FUNCTION _note_referenced(of_type smallint) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+BEGIN
+    IF EXISTS (SELECT FROM reactions.entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type) THEN
+        INSERT INTO reactions._referenced (type_id, of_table, scope, column_name)
+            SELECT of_type, k.* FROM reactions._gone_keys(of_type) k ON CONFLICT DO NOTHING;
+        DELETE FROM reactions._referenced r
+            WHERE r.type_id = of_type AND (r.of_table, r.scope, r.column_name) NOT IN (SELECT k.* FROM reactions._gone_keys(of_type) k);
+        RETURN;
+    END IF;
+    FOR found IN
+        DELETE FROM reactions._referenced r
+        WHERE r.type_id = of_type AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r.of_table) RETURNING r.*
+    LOOP
+        RAISE WARNING USING
+            MESSAGE = format('the table of %s was dropped: its deletions are no longer told to the reactions',
+                CASE found.scope WHEN 'u' THEN 'users' ELSE 'entities' END),
+            HINT = format('Where they are deleted now, call reactions.%s.', CASE found.scope WHEN 'u' THEN 'forget_user' ELSE 'forget_entity' END);
+    END LOOP;
+    FOR found IN
+        SELECT k.* FROM reactions._gone_keys(of_type) k
+        WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.of_table AND a.attname = k.column_name)
+    LOOP
+        PERFORM reactions._refuse(format('column "%s" of table %s does not exist', found.column_name, found.of_table),
+            'It was renamed when its triggers were missing: give it this name back, call this again, and rename it then.', 'undefined_column');
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _note_referenced(smallint) IS
+    'keeps what a type''s foreign keys reference for the time after its table; without the table forgets what was dropped since';
 
 CREATE FUNCTION prepare_stop_writes(entity_type text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -162,10 +227,11 @@ DECLARE
     of_type record;
     missing record;
 BEGIN
-    SELECT t.type_id, t.legacy_table INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
-    IF of_type.legacy_table IS NULL THEN
+    SELECT t.type_id, t.legacy_table, t.phase INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
+    IF of_type.legacy_table IS NULL AND of_type.phase IS DISTINCT FROM 'archived' THEN
         PERFORM reactions._refuse(format('entity type "%s" is not attached to a table', $1), NULL, 'undefined_object');
     END IF;
+    PERFORM reactions._note_referenced(of_type.type_id);
     IF NOT EXISTS (SELECT FROM reactions._missing_triggers(of_type.type_id)) THEN
         RETURN;
     END IF;
@@ -178,7 +244,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION prepare_stop_writes(text) IS
-    'makes the triggers that a type needs in phase stop_writes and that do nothing before; advance calls it';
+    'makes the triggers that a type needs in phases stop_writes and archived and that do nothing before; advance calls it';
 
 CREATE FUNCTION _made_triggers(of_type smallint, OUT of_table regclass, OUT name name) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

@@ -120,7 +120,12 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
-    FOR of_type IN SELECT * FROM reactions.entity_type t WHERE t.legacy_table IS NOT NULL ORDER BY t.type_id LOOP
+    -- An archived table may go.
+    FOR of_type IN
+        SELECT * FROM reactions.entity_type t
+        WHERE t.legacy_table IS NOT NULL AND (t.phase <> 'archived' OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table))
+        ORDER BY t.type_id
+    LOOP
         "check" := format('capture_%s', of_type.entity_type);
         SELECT count(*) FILTER (WHERE tgenabled = 'A') AS enabled, count(*) AS present INTO found
             FROM pg_trigger WHERE tgrelid = of_type.legacy_table AND tgname LIKE 'reactions\_capture\_%' AND NOT tgisinternal;
@@ -138,9 +143,9 @@ BEGIN
             hint := found.hint;
             RETURN NEXT;
         END LOOP;
-        IF of_type.phase NOT IN ('stop_writes', 'archived') THEN
-            CONTINUE;
-        END IF;
+    END LOOP;
+
+    FOR of_type IN SELECT * FROM reactions.entity_type t WHERE t.phase IN ('stop_writes', 'archived') ORDER BY t.type_id LOOP
         "check" := format('gone_%s', of_type.entity_type);
         detail := (SELECT string_agg(format('%s on %s', m.name, m.of_table), ', ') FROM reactions._missing_triggers(of_type.type_id) m);
         ok := detail IS NULL;

@@ -3,6 +3,7 @@
 COMMENT ON SCHEMA reactions IS 'pg_reactions; names that begin with an underscore are private';
 COMMENT ON TABLE entity_type IS 'entity types: what can be reacted to, where their reactions are kept, and the phase of their migration';
 COMMENT ON TABLE kind IS 'kinds of reaction of each entity type, and their flags';
+COMMENT ON TABLE _referenced IS 'tables of users (u) and entities (e) that the foreign keys of frozen tables reference, kept for when such a table is dropped';
 COMMENT ON TABLE phase_log IS 'every change of a phase: who, when, from, to';
 COMMENT ON SEQUENCE phase_log_phase_log_id_seq IS 'numbers of phase_log';
 COMMENT ON TABLE _generation IS 'generations of versions: one per installation and timeline that has written events';

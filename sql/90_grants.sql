@@ -25,6 +25,7 @@ GRANT EXECUTE ON FUNCTION _stats(), _agent_pid(), status(), readiness(text), _re
 -- What pg_dump takes along: configuration and what is not yet elsewhere; not the mirror's progress, which belongs to one cluster.
 SELECT pg_catalog.pg_extension_config_dump('entity_type', '');
 SELECT pg_catalog.pg_extension_config_dump('kind', '');
+SELECT pg_catalog.pg_extension_config_dump('_referenced', '');
 SELECT pg_catalog.pg_extension_config_dump('phase_log', '');
 SELECT pg_catalog.pg_extension_config_dump('phase_log_phase_log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('match_run', '');

@@ -20,11 +20,14 @@
  */
 #include "gone.h"
 
+#include "access/sysattr.h"
 #include "access/xact.h"
 #include "capture.h"
 #include "common/hashfn.h"
 #include "legacy.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/prs2lock.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -154,16 +157,16 @@ typedef struct GoneTrigger
 	TriggerData *data;
 	ReactionType *type;			/* NULL unless its table is frozen */
 	char		scope;
-	const char *column;
 } GoneTrigger;
 
-/* Arguments of the triggers: number of the type, u or e, column. */
+/* Arguments of the triggers: number of the type, u or e. */
 static GoneTrigger
 gone_trigger(FunctionCallInfo fcinfo, const char *function)
 {
 	GoneTrigger trigger = {(TriggerData *) fcinfo->context};
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || trigger.data->tg_trigger->tgnargs != 3)
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigger.data->tg_trigger->tgnargs != 2 ||
+		(TRIGGER_FIRED_BY_UPDATE(trigger.data->tg_event) && trigger.data->tg_trigger->tgqual == NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" was not called by a trigger that pg_reactions made", function)));
@@ -172,8 +175,40 @@ gone_trigger(FunctionCallInfo fcinfo, const char *function)
 	if (trigger.type != NULL && !legacy_is_frozen(trigger.type))
 		trigger.type = NULL;
 	trigger.scope = trigger.data->tg_trigger->tgargs[1][0];
-	trigger.column = trigger.data->tg_trigger->tgargs[2];
 	return trigger;
+}
+
+/* The column that the trigger's condition compares. Both its sides are the same one. */
+static AttrNumber
+compared_column(const Trigger *trigger)
+{
+	Bitmapset  *columns = NULL;
+
+	pull_varattnos(stringToNode(trigger->tgqual), PRS2_OLD_VARNO, &columns);
+	return bms_singleton_member(columns) + FirstLowInvalidHeapAttributeNumber;
+}
+
+/*
+ * The key of the table. A trigger on DELETE, which is per statement, has no condition and no columns, and an argument would keep a name
+ * that a rename, or a number that a dump, makes wrong. The condition of the trigger on UPDATE PostgreSQL keeps right.
+ */
+static AttrNumber
+key_column(const GoneTrigger *trigger)
+{
+	const TriggerData *data = trigger->data;
+	const TriggerDesc *triggers = data->tg_relation->trigdesc;
+	char	  **arguments = data->tg_trigger->tgargs;
+	char	   *name = psprintf("reactions_gone_%s_%s_update", arguments[0], arguments[1]);
+
+	for (int i = 0; i < triggers->numtriggers; i++)
+		if (triggers->triggers[i].tgqual != NULL && strcmp(triggers->triggers[i].tgname, name) == 0)
+			return compared_column(&triggers->triggers[i]);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("trigger \"%s\" of table \"%s\" does not exist", name, RelationGetRelationName(data->tg_relation)),
+			 errdetail("It names the column by which the reactions of entity type \"%s\" are told which rows were deleted.",
+					   trigger->type->name),
+			 errhint("SELECT reactions.prepare_stop_writes(%s).", quote_literal_cstr(trigger->type->name))));
 }
 
 /* The ids of the deleted rows. */
@@ -181,20 +216,13 @@ static int64 *
 deleted_ids(const GoneTrigger *trigger, size_t *count)
 {
 	Relation	relation = trigger->data->tg_relation;
-	AttrNumber	attribute = get_attnum(RelationGetRelid(relation), trigger->column);
+	AttrNumber	attribute = key_column(trigger);
 	TupleTableSlot *slot;
 	size_t		capacity = 64;
 	int64	   *ids = palloc_array(int64, capacity);
 	Oid			type;
 
 	*count = 0;
-	if (attribute == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of table \"%s\" does not exist", trigger->column, RelationGetRelationName(relation)),
-				 errdetail("Trigger \"%s\" tells the reactions of entity type \"%s\" by it which rows were deleted.",
-						   trigger->data->tg_trigger->tgname, trigger->type->name),
-				 errhint("After a column was renamed, call reactions.prepare_stop_writes again.")));
 	type = TupleDescAttr(RelationGetDescr(relation), attribute - 1)->atttypid;
 	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsMinimalTuple);
 	tuplestore_rescan(trigger->data->tg_oldtable);
@@ -267,7 +295,8 @@ reactions_refuse_gone(PG_FUNCTION_ARGS)
 	if (trigger.type != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot change column \"%s\" of table \"%s\": reactions of entity type \"%s\" refer to it", trigger.column,
+				 errmsg("cannot change column \"%s\" of table \"%s\": reactions of entity type \"%s\" refer to it",
+						get_attname(RelationGetRelid(trigger.data->tg_relation), compared_column(trigger.data->tg_trigger), false),
 						table, trigger.type->name),
 				 errdetail("The reactions are no longer in a table that a foreign key keeps in step."),
 				 errhint("Insert a row with the new value and write its reactions with reactions.set_flags.")));

@@ -34,8 +34,10 @@ INSERT INTO test.owner VALUES (10);
 UPDATE test.owner SET id = 11 WHERE id = 10;
 DELETE FROM test.owner WHERE id = 11;
 SELECT * FROM test.new_events();
--- Without them the flip is refused; advance makes them again.
+-- Without them the flip is refused; advance makes them again. To a rename they do not mind.
 ALTER TABLE test.picture RENAME COLUMN id TO picture_id;
+SELECT * FROM reactions._missing_triggers((SELECT type_id FROM reactions.entity_type WHERE entity_type = 'Frozen'));
+ALTER TABLE test.picture DISABLE TRIGGER USER;
 SELECT reactions._flip('Frozen', 'switch_reads', 'stop_writes', true, NULL);
 
 -- What will stop working is named.
@@ -212,6 +214,28 @@ SELECT ok, regexp_replace(detail, '\d+_', 'N_', 'g'), hint FROM reactions.doctor
 SELECT reactions.prepare_stop_writes('Frozen');
 SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Frozen';
 SELECT reactions.prepare_stop_writes('None');
+CREATE FUNCTION test.of_type(statements text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE format(statements, type_id) FROM reactions.entity_type WHERE entity_type = 'Frozen'; END $$;
+-- A rename does no harm; a trigger that others made is none of ours.
+CALL test.forget_events();
+BEGIN;
+ALTER TABLE test.owner RENAME id TO "owner Id";
+ALTER TABLE test.owner RENAME name TO id;
+DELETE FROM test.owner WHERE "owner Id" = 7;
+UPDATE test.owner SET id = 'four' WHERE "owner Id" = 4;
+SELECT * FROM test.new_events();
+SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Frozen';
+SAVEPOINT renamed;
+UPDATE test.owner SET "owner Id" = 14 WHERE "owner Id" = 4;
+ROLLBACK TO renamed;
+SELECT test.of_type('DROP TRIGGER reactions_gone_%s_u_update ON test.owner');
+\set VERBOSITY sqlstate
+DELETE FROM test.owner WHERE "owner Id" = 4;
+ROLLBACK TO renamed;
+CREATE TRIGGER ours AFTER UPDATE ON test.owner FOR EACH ROW EXECUTE FUNCTION reactions._refuse_gone('1', 'u');
+UPDATE test.owner SET id = 'four';
+\set VERBOSITY default
+ROLLBACK;
 
 -- A table that is gone in phase archived leaves the reactions, and those who delete users, as they are.
 BEGIN;
@@ -228,6 +252,54 @@ DELETE FROM test.owner WHERE id = 4;
 SELECT reactions.react(5, 1, 'Cry', 'Frozen');
 SELECT * FROM test.new_events();
 SELECT * FROM reactions._write_back('Frozen', '{1}', '{1}', '{1}', '{0}', '{now}');
+ROLLBACK;
+
+-- What its foreign keys referenced is kept, and watched, when the table is gone: by the archive, or later by hand.
+CREATE FUNCTION test.gone() RETURNS TABLE (ok boolean, detail text, hint text) LANGUAGE sql AS $$
+    SELECT ok, regexp_replace(regexp_replace(detail, 'gone_\d+_', 'gone_N_', 'g'), '\d{4,}', 'N', 'g'), hint FROM reactions.doctor() WHERE "check" LIKE '%\_Frozen' AND "check" NOT LIKE 'match%' AND "check" NOT LIKE '%altered%' $$;
+BEGIN;
+SELECT reactions._flip('Frozen', 'stop_writes', 'archived', false, NULL);
+DROP TABLE test.frozen;
+SELECT * FROM test.gone();
+UPDATE reactions.entity_type SET legacy_table = NULL WHERE entity_type = 'Frozen';
+SELECT * FROM test.gone();
+ALTER TABLE test.owner RENAME id TO owner_id;
+CALL test.forget_events();
+DELETE FROM test.owner WHERE owner_id = 4;
+SELECT * FROM test.new_events();
+SELECT ok FROM test.gone();
+-- Missing, disabled, not for replicas; of each pair the other one knows the column.
+SELECT test.of_type('DROP TRIGGER reactions_gone_%1$s_u_delete ON test.owner; ALTER TABLE test.owner DISABLE TRIGGER reactions_gone_%1$s_u_truncate;'
+    'ALTER TABLE test.picture ENABLE TRIGGER reactions_gone_%1$s_e_update');
+SELECT * FROM test.gone();
+SELECT reactions.prepare_stop_writes('Frozen');
+SELECT ok FROM test.gone();
+DELETE FROM test.owner WHERE owner_id = 5;
+SELECT * FROM test.new_events();
+ROLLBACK;
+-- All of them, and renamed: nobody knows the column any more.
+BEGIN;
+SELECT reactions._flip('Frozen', 'stop_writes', 'archived', false, NULL);
+DROP TABLE test.frozen;
+SELECT test.of_type('DROP TRIGGER reactions_gone_%1$s_u_delete ON test.owner; DROP TRIGGER reactions_gone_%1$s_u_update ON test.owner;'
+    'DROP TRIGGER reactions_gone_%1$s_u_truncate ON test.owner');
+ALTER TABLE test.owner RENAME id TO owner_id;
+CALL test.forget_events();
+SELECT * FROM test.gone();
+SAVEPOINT renamed;
+SELECT reactions.prepare_stop_writes('Frozen');
+ROLLBACK TO renamed;
+ALTER TABLE test.owner RENAME owner_id TO id;
+SELECT reactions.prepare_stop_writes('Frozen');
+ALTER TABLE test.owner RENAME id TO owner_id;
+DELETE FROM test.owner WHERE owner_id = 4;
+SELECT * FROM test.new_events();
+SELECT ok FROM test.gone();
+-- A table of users that is gone itself.
+DROP TABLE test.owner;
+SELECT * FROM test.gone();
+SELECT reactions.prepare_stop_writes('Frozen');
+SELECT ok FROM test.gone();
 ROLLBACK;
 
 -- Going back: the triggers go.
