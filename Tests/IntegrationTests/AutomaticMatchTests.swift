@@ -83,13 +83,16 @@ import Testing
         #expect(try site.value("SELECT altered_at FROM reactions._capture_seen") == seen)
     }
 
-    @Test("while a match hangs the outbox's age and the capture triggers are watched; one that failed is told and tried later")
+    @Test(
+        "while a match hangs the outbox's age and the capture triggers are watched; one that failed is told and tried later"
+    )
     func hanging() async throws {
         let clickHouse = try await ClickHouseServer.start()
         let site = try MatchSite.make(try await Stack.make(clickHouse: clickHouse), rows: 1_000)
         let port = try FreePort.next()
         let agent = try site.stack.startAgent([
-            "--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s", "--set", "agent.http_port=\(port)",
+            "--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s", "--set",
+            "agent.http_port=\(port)",
         ])
         defer { agent.stop(9) }
         func age() throws -> Double? {

@@ -315,7 +315,8 @@ private final class RollbackWriter: Sendable {
             SELECT reactions.attach('post', 'Post', 'u', 'e', 'k', phase => 'switch_reads')
             """)
         try site.session.execute("CALL reactions.advance('Post', force => true)")
-        try site.session.execute("SELECT reactions.react(1, 1, 'Like', 'Post'), reactions.set_flags(3, 990, 5, 'Image')")
+        try site.session.execute(
+            "SELECT reactions.react(1, 1, 'Like', 'Post'), reactions.set_flags(3, 990, 5, 'Image')")
         try await site.stack.drained(site.session)
         clickHouse.kill()
         async let image = site.rollBack()

@@ -34,7 +34,8 @@ import Testing
     func unknown() {
         let metrics = Metrics()
         let names = [
-            "reactiond_outbox_oldest_event_seconds", "reactiond_erasure_pending_users", "reactiond_erasure_oldest_seconds",
+            "reactiond_outbox_oldest_event_seconds", "reactiond_erasure_pending_users",
+            "reactiond_erasure_oldest_seconds",
         ]
         func shown() -> [String] { names.filter { metrics.text().contains("\n\($0) ") } }
         metrics.update { $0.role = .leading }
