@@ -16,8 +16,10 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     /// One server for every test that makes its own database.
     public static let shared = Shared { try await ClickHouseServer.start() }
 
-    /// - Parameter keepAliveSeconds: after which the server closes an idle connection.
-    public static func start(keepAliveSeconds: Int = 10) async throws -> ClickHouseServer {
+    /// - Parameters:
+    ///   - keepAliveSeconds: after which the server closes an idle connection.
+    ///   - loggedUser: whose queries are in `system.query_log`.
+    public static func start(keepAliveSeconds: Int = 10, loggedUser: String? = nil) async throws -> ClickHouseServer {
         let directory = try TemporaryDirectory()
         let httpPort = try FreePort.next()
         let tcpPort = try FreePort.next()
@@ -38,6 +40,7 @@ public final class ClickHouseServer: ClickHouseEndpoint {
                 <tmp_path>\(directory.file("tmp/"))</tmp_path>
                 <user_files_path>\(directory.file("user_files/"))</user_files_path>
                 <users_config>\(directory.file("users.xml"))</users_config>
+                <query_log><database>system</database><table>query_log</table></query_log>
                 <default_profile>default</default_profile>
                 <default_database>default</default_database>
                 <timezone>UTC</timezone>
@@ -46,14 +49,15 @@ public final class ClickHouseServer: ClickHouseEndpoint {
         func userXML(_ name: String, password: String) -> String {
             """
             <\(name)><password>\(password)</password><networks><ip>127.0.0.1</ip></networks>\
-            <profile>default</profile><quota>default</quota></\(name)>
+            <profile>\(name == loggedUser ? "logged" : "default")</profile><quota>default</quota></\(name)>
             """
         }
         try directory.write(
             "users.xml",
             """
             <yandex>
-                <profiles><default><max_threads>2</max_threads></default></profiles>
+                <profiles><default><max_threads>2</max_threads></default>\
+            <logged><max_threads>2</max_threads><log_queries>1</log_queries></logged></profiles>
                 <users>\(userXML("default", password: ""))\(userXML("tester", password: "secret"))</users>
                 <quotas><default></default></quotas>
             </yandex>

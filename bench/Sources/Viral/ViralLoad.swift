@@ -1,0 +1,99 @@
+import TestSupport
+
+/// Reactions of ever more users to one post, in transactions of a bulk INSERT into an attached table: capture writes one event for
+/// each row into the outbox, as for any other row.
+final class ViralLoad {
+    static let post = 7
+    static let type = CountedType.post
+
+    /// A stretch of the way to the last reaction: what was written, counted, and what that took.
+    struct Slice {
+        /// Of the post, when the slice is counted.
+        var reactions: Int
+        var events: Int
+        /// From the first row's writing until Redis's counts have the last one.
+        var seconds: Double
+        var cpu: EntitySite.CPUTimes
+        /// Time of Redis in commands, and their number.
+        var commandSeconds: Double
+        var commands: Int
+        /// Of all keys of the post, by MEMORY USAGE.
+        var bytes: Int
+        /// What Redis has allocated since the post had no reaction.
+        var growth: Int
+
+        /// Microseconds for an event.
+        func perEvent(_ seconds: Double) -> Double { seconds * 1e6 / Double(events) }
+    }
+
+    private let site: EntitySite
+    /// The most that the post will have.
+    private let limit: Int
+    private let rowsPerTransaction: Int
+    private(set) var reactions = 0
+    private var bytesAtFirst = 0
+
+    init(_ site: EntitySite, limit: Int, rowsPerTransaction: Int) async throws {
+        self.site = site
+        self.limit = limit
+        self.rowsPerTransaction = rowsPerTransaction
+        try await site.install(Self.post...Self.post, of: Self.type)
+        bytesAtFirst = try RedisUsage(site.redis).usedBytes
+    }
+
+    /// Users in no order, as they come to a post, and yet so that neighbours in an index come soon: the application's table is not what
+    /// is measured. 7919 is a prime that does not divide the modulus, so no two numbers are one user.
+    func user(_ number: String) -> String {
+        var modulus = limit + 3
+        while modulus.isMultiple(of: 7919) { modulus += 1 }
+        return "1 + \(number)::bigint * 7919 % \(modulus)"
+    }
+
+    /// Writes until the post has so many reactions, and waits until they are counted.
+    func grow(to target: Int) async throws -> Slice {
+        let events = target - reactions
+        let (redis, cpu, start) = (try RedisUsage(site.redis), site.cpuTimes(), microseconds())
+        for first in stride(from: reactions + 1, through: target, by: rowsPerTransaction) {
+            let last = min(first + rowsPerTransaction - 1, target)
+            try site.session.execute(
+                Self.type.insert(
+                    from: "generate_series(\(first), \(last)) AS n, (SELECT \(Self.post) AS entity) AS post", user: user
+                ))
+        }
+        try await site.counted(target, Self.post, of: Self.type, within: .seconds(600))
+        let seconds = (microseconds() - start) / 1e6
+        let (redisAfter, cpuAfter) = (try RedisUsage(site.redis), site.cpuTimes())
+        reactions = target
+        return Slice(
+            reactions: target, events: events, seconds: seconds, cpu: cpuAfter - cpu,
+            commandSeconds: redisAfter.commandSeconds - redis.commandSeconds,
+            commands: redisAfter.commands - redis.commands,
+            bytes: try memory().values.reduce(0, +), growth: redisAfter.usedBytes - bytesAtFirst)
+    }
+
+    /// Somebody else has written the next reactions.
+    func written(_ events: Int) { reactions += events }
+
+    /// Bytes by the word at the end of the key.
+    func memory() throws -> [String: Int] {
+        try site.memory(of: try site.keys(of: Self.type)[Self.post] ?? [])
+    }
+
+    /// Of the oldest and of the newest reactions so many: every second is taken back, the others become another kind. Waits until that
+    /// is counted.
+    func change(_ number: Int) async throws {
+        for first in [1, reactions - number + 1] {
+            for (offset, change) in [
+                "DELETE FROM \(Self.type.table)", "UPDATE \(Self.type.table) SET reaction = 'Cry'",
+            ].enumerated() {
+                let numbers = "generate_series(\(first + offset), \(first + number - 1), 2) AS n"
+                try site.session.execute(
+                    """
+                    \(change) WHERE \(Self.type.entityColumn) = \(Self.post) AND "userId" IN (SELECT \(user("n")) FROM \(numbers))
+                    """)
+            }
+        }
+        reactions -= 2 * (number / 2)
+        try await site.counted(reactions, Self.post, of: Self.type)
+    }
+}
