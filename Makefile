@@ -61,7 +61,7 @@ test-packaging: build ## what the built library links and exports
 test-bench: build ## every benchmark in its short form: answers right, figures there
 	@scripts/test bench
 
-.PHONY: bench-reads bench-writes bench-mirror bench-backfill
+.PHONY: bench-reads bench-writes bench-mirror bench-backfill bench-memory bench-viral
 bench-reads: build ## measure reads beside the table, a C function and the floor
 	@scripts/bench reads $(BENCH)
 bench-writes: build ## measure writes beside a plain table and NOTIFY
@@ -70,6 +70,10 @@ bench-mirror: build ## measure the mirror beside COPY piped into clickhouse-clie
 	@scripts/bench mirror $(BENCH)
 bench-backfill: build ## measure a table's way into ClickHouse beside COPY piped into clickhouse-client
 	@scripts/bench backfill $(BENCH)
+bench-memory: build ## measure what posts and images take in Redis, by their reactions
+	@scripts/bench memory $(BENCH)
+bench-viral: build ## take one post to 40 million reactions: memory, cost of an event, who is asked when it is read
+	@scripts/bench viral $(BENCH)
 
 .PHONY: demo-migration
 demo-migration: build ## take a live table of 2 million rows through every phase, back once, and into the archive

@@ -1,4 +1,4 @@
-import Glibc
+import Foundation
 import TestSupport
 
 /// Servers, attached types without a reaction yet, and the agent that counts what is written.
@@ -9,6 +9,9 @@ final class EntitySite {
     let redis: RedisConnection
     private let agent: ServerProcess
 
+    /// `reactions.clickhouse_user` is not set.
+    private static let userOfBackends = "default"
+
     /// - Parameter isLarge: memory and WAL for tens of millions of rows.
     init(_ types: [CountedType], isLarge: Bool) async throws {
         let postgres = try await PostgresServer.start(
@@ -17,11 +20,14 @@ final class EntitySite {
                 "fsync": "on", "full_page_writes": "on", "shared_buffers": isLarge ? "2GB" : "64MB",
                 "max_wal_size": isLarge ? "8GB" : "256MB",
             ])
-        clickHouse = try await ClickHouseServer.start(loggedUser: "default")
+        clickHouse = try await ClickHouseServer.start(loggedUser: Self.userOfBackends)
         stack = try await Stack.make(
             postgres: postgres, redis: try await RedisServer.start(), clickHouse: clickHouse)
         session = try stack.connect()
         redis = try stack.redis.connect()
+        // The log of a server that has logged nothing is not there.
+        _ = try HTTP.request(
+            clickHouse.url, headers: ["X-ClickHouse-User": Self.userOfBackends], body: Data("SELECT 1".utf8))
         for type in types { try session.execute(type.definition) }
         // A minute of finished batches instead of ten: disk, at the rate of the benchmark.
         agent = try stack.startAgent(Stack.withoutMatches + ["--set", "mirror.batch_retention=1min"])
@@ -130,10 +136,12 @@ final class EntitySite {
     /// Requests of backends to ClickHouse so far, by its query log: the agent has a user of its own.
     func requestsOfBackends() throws -> Int {
         try clickHouse.query("SYSTEM FLUSH LOGS")
-        return Int(
-            try clickHouse.rows(
-                "SELECT count() FROM system.query_log WHERE type = 1 AND user = 'default'", database: "default")[0][0])
-            ?? 0
+        let started =
+            "SELECT count() FROM system.query_log WHERE type = 'QueryStart' AND user = '\(Self.userOfBackends)'"
+        guard let requests = Int(try clickHouse.rows(started)[0][0]), requests > 0 else {
+            throw BenchmarkError("ClickHouse does not log the requests of backends")
+        }
+        return requests
     }
 
     private func counts(_ sql: String) throws -> [String: Int] {

@@ -47,17 +47,33 @@ struct Viral: AsyncParsableCommand {
     // MARK: Growth
 
     private func grow(_ load: ViralLoad, _ report: Report) async throws -> [ViralLoad.Slice] {
-        var targets = [10, 100, 1_000, Self.threshold - 1, Self.threshold]
-        targets += stride(from: sliceEvents, through: limit, by: sliceEvents)
         var slices: [ViralLoad.Slice] = []
-        for target in targets {
-            let slice = try await load.grow(to: target)
+        func add(_ slice: ViralLoad.Slice) throws {
             slices.append(slice)
             // Seen while it runs, and kept if it does not come to its end.
             report.note(
                 "\(slice.reactions) reactions: \(slice.bytes) bytes, \(number(slice.perEvent(slice.seconds), 2)) µs per event, "
-                    + "\(number(slice.perEvent(slice.cpu.agent + slice.cpu.redis), 3)) µs of the agent and Redis")
+                    + "\(number(slice.perEvent(slice.cpu.agent + slice.cpu.redis), 3)) µs of the agent and Redis; \(try load.tier())"
+            )
         }
+        for target in [10, 100, 1_000, Self.threshold / 2, Self.threshold - 1, Self.threshold] {
+            try add(try await load.grow(to: target))
+        }
+        let liveEvents = options.short ? 500 : 20_000
+        let small = try await load.grow(to: load.reactions + liveEvents, rowsPerTransaction: 1)
+        for target in stride(from: sliceEvents, through: limit, by: sliceEvents) {
+            try add(try await load.grow(to: target))
+        }
+        let large = try await load.grow(to: load.reactions + liveEvents, rowsPerTransaction: 1)
+        report.title("\(liveEvents) reactions one by one, each in a transaction, by one session")
+        report.table(
+            ["the post had", "per second", "agent's CPU µs per event", "Redis's"],
+            [small, large].map { slice in
+                [
+                    String(slice.reactions - slice.events), number(Double(slice.events) / slice.seconds, 0),
+                    number(slice.perEvent(slice.cpu.agent), 2), number(slice.perEvent(slice.cpu.redis), 2),
+                ]
+            })
         return slices
     }
 

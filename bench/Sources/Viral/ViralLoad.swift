@@ -50,7 +50,10 @@ final class ViralLoad {
     }
 
     /// Writes until the post has so many reactions, and waits until they are counted.
-    func grow(to target: Int) async throws -> Slice {
+    ///
+    /// - Parameter rowsPerTransaction: if others than for all.
+    func grow(to target: Int, rowsPerTransaction: Int? = nil) async throws -> Slice {
+        let rowsPerTransaction = rowsPerTransaction ?? self.rowsPerTransaction
         let events = target - reactions
         let (redis, cpu, start) = (try RedisUsage(site.redis), site.cpuTimes(), microseconds())
         for first in stride(from: reactions + 1, through: target, by: rowsPerTransaction) {
@@ -69,6 +72,13 @@ final class ViralLoad {
             commandSeconds: redisAfter.commandSeconds - redis.commandSeconds,
             commands: redisAfter.commands - redis.commands,
             bytes: try memory().values.reduce(0, +), growth: redisAfter.usedBytes - bytesAtFirst)
+    }
+
+    /// The tier that Redis keeps the post in, and why.
+    func tier() throws -> String {
+        let status = try site.session.query(
+            "SELECT tier, tier_reason FROM reactions.entity_status(\(Self.post), entity_type => '\(Self.type.name)')")
+        return (status.first ?? []).map { $0 ?? "unknown" }.joined(separator: ", ")
     }
 
     /// Somebody else has written the next reactions.
