@@ -74,6 +74,13 @@ final class EntitySite {
         return memory
     }
 
+    /// The tier that Redis keeps an entity in, and why.
+    func tier(_ entity: Int, of type: CountedType) throws -> String {
+        let status = try session.query(
+            "SELECT tier, tier_reason FROM reactions.entity_status(\(entity), entity_type => '\(type.name)')")
+        return (status.first ?? []).map { $0 ?? "unknown" }.joined(separator: ", ")
+    }
+
     // MARK: Counting
 
     /// Asks for the entities until Redis has all of them. From then on they are counted as events come.

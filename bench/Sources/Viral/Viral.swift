@@ -28,7 +28,7 @@ struct Viral: AsyncParsableCommand {
         // Reactions that come while the post is read, too.
         let load = try await ViralLoad(site, limit: limit * 2, rowsPerTransaction: rowsPerTransaction)
         report.title("A post with \(limit) reactions, in transactions of \(rowsPerTransaction)")
-        let slices = try await grow(load, report)
+        let slices = try await grow(load, site, report)
         try await table(slices, load, &report)
 
         let reads = try await ViralReads(site: site, load: load, rounds: options.short ? 100 : 5_000).run()
@@ -46,14 +46,14 @@ struct Viral: AsyncParsableCommand {
 
     // MARK: Growth
 
-    private func grow(_ load: ViralLoad, _ report: Report) async throws -> [ViralLoad.Slice] {
+    private func grow(_ load: ViralLoad, _ site: EntitySite, _ report: Report) async throws -> [ViralLoad.Slice] {
         var slices: [ViralLoad.Slice] = []
         func add(_ slice: ViralLoad.Slice) throws {
             slices.append(slice)
             // Seen while it runs, and kept if it does not come to its end.
             report.note(
                 "\(slice.reactions) reactions: \(slice.bytes) bytes, \(number(slice.perEvent(slice.seconds), 2)) µs per event, "
-                    + "\(number(slice.perEvent(slice.cpu.agent + slice.cpu.redis), 3)) µs of the agent and Redis; \(try load.tier())"
+                    + "\(number(slice.perEvent(slice.cpu.agent + slice.cpu.redis), 3)) µs of the agent and Redis; \(try site.tier(ViralLoad.post, of: ViralLoad.type))"
             )
         }
         for target in [10, 100, 1_000, Self.threshold / 2, Self.threshold - 1, Self.threshold] {

@@ -74,13 +74,6 @@ final class ViralLoad {
             bytes: try memory().values.reduce(0, +), growth: redisAfter.usedBytes - bytesAtFirst)
     }
 
-    /// The tier that Redis keeps the post in, and why.
-    func tier() throws -> String {
-        let status = try site.session.query(
-            "SELECT tier, tier_reason FROM reactions.entity_status(\(Self.post), entity_type => '\(Self.type.name)')")
-        return (status.first ?? []).map { $0 ?? "unknown" }.joined(separator: ", ")
-    }
-
     /// Somebody else has written the next reactions.
     func written(_ events: Int) { reactions += events }
 
