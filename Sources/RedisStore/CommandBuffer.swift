@@ -27,9 +27,19 @@ public struct CommandBuffer {
 
     /// Begins the call of a loaded script on one key, with `arguments` more arguments.
     public mutating func beginScript(_ digest: [UInt8], key: [UInt8], arguments: Int) {
-        begin("EVALSHA", arguments: arguments &+ 3)
+        beginScript(digest, keys: 1, arguments: arguments)
+        append(key: key)
+    }
+
+    /// Begins the call of a loaded script. The caller appends the keys, all of one slot, and then the arguments.
+    public mutating func beginScript(_ digest: [UInt8], keys: Int, arguments: Int) {
+        begin("EVALSHA", arguments: keys &+ arguments &+ 2)
         append(digest)
-        append(1 as Int64)
+        append(Int64(keys))
+    }
+
+    /// Appends a key.
+    public mutating func append(key: [UInt8]) {
         append(key)
     }
 

@@ -6,8 +6,16 @@ public struct KeySpace {
 
     /// What follows the entity's key in the names of its keys; all of them live and die together.
     public static let entitySuffixes: [StaticString] = [
-        ":reaction_counts", ":total_reactions", ":viral", ":reactions", ":sample",
+        countsSuffix, totalSuffix, viralSuffix, reactionsSuffix, sampleSuffix,
     ]
+    public static let countsSuffix: StaticString = ":reaction_counts"
+    /// Of viral entities only, for readers that know no other key.
+    public static let totalSuffix: StaticString = ":total_reactions"
+    public static let viralSuffix: StaticString = ":viral"
+    /// Everybody who has reacted to a regular entity (`ReactionList`).
+    public static let reactionsSuffix: StaticString = ":reactions"
+    /// The newest who have reacted to a viral entity (`ReactionList`).
+    public static let sampleSuffix: StaticString = ":sample"
 
     public init(prefix: [UInt8]) {
         self.prefix = prefix
@@ -16,6 +24,19 @@ public struct KeySpace {
     /// The list of compared reads of a type.
     public func comparedReads(of entityType: String) -> [UInt8] {
         prefix + "reactions:compared:".utf8 + entityType.utf8
+    }
+
+    /// The last write to the entities of a shard.
+    public func applied(of entityType: String, shard: Int32) -> [UInt8] {
+        var key = prefix + "reactions:applied:".utf8 + entityType.utf8
+        key.append(UInt8(ascii: ":"))
+        key.appendDecimal(Int64(shard))
+        return key
+    }
+
+    /// The entities of a type that were missed, scored by how often.
+    public func wanted(of entityType: String) -> [UInt8] {
+        prefix + "reactions:wanted:".utf8 + entityType.utf8
     }
 
     public func key(_ template: KeyTemplate, id: Int64, shardCount: Int32, suffix: StaticString = "") -> [UInt8] {

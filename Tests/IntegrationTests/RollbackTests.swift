@@ -33,11 +33,11 @@ private struct RollbackSite {
     }
 
     /// As `CALL reactions.rollback`, on a thread and a session of its own; what it refuses is returned.
-    func rollBack() async throws -> PostgresError? {
+    func rollBack(_ entityType: String = "Image") async throws -> PostgresError? {
         let session = try stack.connect()
         return await onThread {
             do {
-                try session.execute("CALL reactions.rollback('Image')")
+                try session.execute("CALL reactions.rollback('\(entityType)')")
                 return nil
             } catch {
                 return error as? PostgresError
@@ -228,11 +228,14 @@ private final class RollbackWriter: Sendable {
         }
         let other = try await site.rollBack()
         #expect(other?.sqlstate == "55006", "one at a time")
-        try await eventually("it is cancelled") {
-            _ = try site.session.value(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND state = 'active'"
-            )
-            return try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
+        // Once: a second cancel would end the call that withdraws it.
+        try await eventually("it is cancelled while it waits") {
+            try site.session.value(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND wait_event = 'PgSleep'"
+            ) == "1"
+        }
+        try await eventually("it is withdrawn") {
+            try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
         }
         let refusal = try await cancelled
         #expect(refusal?.sqlstate == "57014")
@@ -315,6 +318,42 @@ private final class RollbackWriter: Sendable {
         #expect(try site.phase() == "switch_reads")
         #expect(try site.session.value("SELECT error FROM reactions.write_back") == nil)
         try await site.expectAgreement()
+    }
+
+    @Test("of two types one is rolled back after the other, and the second one says for which it waits")
+    func inTurn() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let (site, agent) = try await RollbackSite.frozen(try await Stack.make(clickHouse: clickHouse))
+        defer { agent.stop(15) }
+        try site.session.execute(
+            """
+            CREATE TABLE post (u bigint, e bigint, k text, PRIMARY KEY (u, e, k));
+            SELECT reactions.attach('post', 'Post', 'u', 'e', 'k', phase => 'switch_reads')
+            """)
+        try site.session.execute("CALL reactions.advance('Post', force => true)")
+        try site.session.execute(
+            "SELECT reactions.react(1, 1, 'Like', 'Post'), reactions.set_flags(3, 990, 5, 'Image')")
+        try await site.stack.drained(site.session)
+        clickHouse.kill()
+        async let image = site.rollBack()
+        try await eventually("it says what it waits for") {
+            try site.session.value("SELECT error IS NOT NULL FROM reactions.write_backs") == "t"
+        }
+        let post = try site.stack.start("rollback", ["Post"], log: "post.log")
+        try await eventually("the command says so") {
+            try String(contentsOfFile: site.stack.path("post.log"), encoding: .utf8)
+                .contains("the rollback of entity type \"Image\" comes first")
+        }
+        let status = try await site.stack.reactiond("status")
+        #expect(status.contains("rolling back: the one of Image comes first"), "\(status)")
+        #expect(status.contains("rolling back: tried again: "), "\(status)")
+        try await clickHouse.restart()
+        let error = try await image
+        #expect(error == nil, "\(String(describing: error))")
+        try await eventually("the other one, too") { !post.isRunning }
+        let phases = try site.session.query("SELECT DISTINCT phase FROM reactions.status()")
+        #expect(phases == [["switch_reads"]])
+        #expect(try site.session.value("SELECT count(*) FROM post") == "1")
     }
 
     @Test("what a ClickHouse has lost at a restart, before the mirror has looked, comes into the table from the outbox")

@@ -65,6 +65,9 @@ import Testing
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
         for user in 0..<3 { try writer.writeEvent(user: Int64(user), entity: 1, set: 1) }
+        try writer.execute(
+            "INSERT INTO reactions.write_backs (entity_type, keys_done, waits_for) VALUES ('Image', 7, NULL), ('Post', 0, 'Image')"
+        )
         let source = database.source()
         try await source.open()
         let report = try await source.report()
@@ -72,6 +75,8 @@ import Testing
         #expect(report.leaderPID == nil)
         #expect(report.types.map(\.entityType) == ["Image", "Post"])
         #expect(report.table.contains("none: nothing is mirrored"))
+        #expect(report.table.contains("epoch 0; rolling back: 7 of ? reactions written back"))
+        #expect(report.table.contains("epoch 0; rolling back: the one of Image comes first"))
         let copy = try JSONDecoder().decode(MirrorReport.self, from: try JSONEncoder().encode(report))
         #expect(copy == report)
     }
