@@ -56,18 +56,18 @@ import Testing
     }
 }
 
-@Suite struct SealPlanTests {
+@Suite struct SlicePlanTests {
     /// Answers every count from the rows of each user, and returns the slices.
     private func slices(_ rows: [Int64: Int64], sliceRows: Int64) -> [ClosedRange<Int64>] {
         guard let first = rows.keys.min(), let last = rows.keys.max() else { return [] }
-        var plan = SealPlan(users: first...last, sliceRows: sliceRows)
+        var plan = SlicePlan(users: first...last, sliceRows: sliceRows)
         var slices: [ClosedRange<Int64>] = []
         for _ in 0..<100_000 {
             switch plan.action {
             case .finish: return slices
-            case .seal(let users):
+            case .take(let users):
                 slices.append(users)
-                plan.sealed()
+                plan.taken()
             case .count(let users, let width):
                 var counts: [UInt64: Int64] = [:]
                 for (user, count) in rows where users.contains(user) {
@@ -103,6 +103,6 @@ import Testing
         let rows: [Int64: Int64] = [.min: 5, -1: 200, 0: 1, .max - 1: 60, .max: 60]
         expectCovered(rows, slices(rows, sliceRows: 100), sliceRows: 100)
         #expect(slices([7: 1_000], sliceRows: 10) == [7...7])
-        #expect(SealPlan(users: nil).action == .finish)
+        #expect(SlicePlan(users: nil).action == .finish)
     }
 }
