@@ -228,11 +228,14 @@ private final class RollbackWriter: Sendable {
         }
         let other = try await site.rollBack()
         #expect(other?.sqlstate == "55006", "one at a time")
-        try await eventually("it is cancelled") {
-            _ = try site.session.value(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND state = 'active'"
-            )
-            return try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
+        // Once: a second cancel would end the call that withdraws it.
+        try await eventually("it is cancelled while it waits") {
+            try site.session.value(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND wait_event = 'PgSleep'"
+            ) == "1"
+        }
+        try await eventually("it is withdrawn") {
+            try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
         }
         let refusal = try await cancelled
         #expect(refusal?.sqlstate == "57014")
