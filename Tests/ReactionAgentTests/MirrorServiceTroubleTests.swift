@@ -1,4 +1,5 @@
 import AgentTestSupport
+import Glibc
 import Pipeline
 import PostgresSource
 import ReactionModel
