@@ -174,7 +174,9 @@ class EntityExchange: Exchange {
         let replies = session.redis.replies
         var position = session.redis.answer
         for _ in missed {
-            guard case .text = replies[position], !replies.text(at: position).elementsEqual("1".utf8) else { return true }
+            guard case .text = replies[position], !replies.text(at: position).elementsEqual("1".utf8) else {
+                return true
+            }
             position = replies.position(after: position)
         }
         return false
@@ -186,7 +188,9 @@ extension Failure {
     static func unexpected(_ replies: ReplyArena, from position: Int, count: Int) -> Failure {
         var position = position
         for _ in 0..<count {
-            if let error = replies.error(at: position), !error.starts(with: "WRONGTYPE".utf8) { return .redis(error: error) }
+            if let error = replies.error(at: position), !error.starts(with: "WRONGTYPE".utf8) {
+                return .redis(error: error)
+            }
             position = replies.position(after: position)
         }
         return .redisNonsense("The counts of an entity do not have the form of counts.")

@@ -72,7 +72,8 @@ public struct ReactionList: Equatable, Sendable {
     /// What precedes the records, if the list is one of the nonce.
     static func header(_ bytes: UnsafeRawBufferPointer, nonce: [UInt8]) -> (flagsWidth: Int, hasFloor: Bool)? {
         guard bytes.count >= headerWidth, bytes[0] == format, [1, 2, 4].contains(bytes[1]),
-            let packed = packedNonce(nonce), UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt64.self)) == packed
+            let packed = packedNonce(nonce),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt64.self)) == packed
         else { return nil }
         // The lowest of all positions is zero in every byte.
         return (Int(bytes[1]), bytes[10..<headerWidth].contains { $0 != 0 })
