@@ -2,18 +2,18 @@
 \pset format unaligned
 \pset tuples_only on
 \set SHOW_CONTEXT never
-CREATE TYPE test.reaction AS ENUM ('Thumb', 'Heart', 'Laugh', 'Dislike');
-CREATE TABLE test.image_reaction (
-    user_id integer NOT NULL, image_id integer NOT NULL, kind test.reaction NOT NULL, at timestamp,
+CREATE TYPE test.seen_kind AS ENUM ('Thumb', 'Heart', 'Laugh', 'Dislike');
+CREATE TABLE test.seen_reaction (
+    user_id integer NOT NULL, image_id integer NOT NULL, kind test.seen_kind NOT NULL, at timestamp,
     PRIMARY KEY (image_id, user_id, kind));
-CREATE INDEX ON test.image_reaction (user_id);
-SELECT reactions.attach('test.image_reaction', 'Seen', 'user_id', 'image_id', 'kind', 'at',
+CREATE INDEX ON test.seen_reaction (user_id);
+SELECT reactions.attach('test.seen_reaction', 'Seen', 'user_id', 'image_id', 'kind', 'at',
     kind_map => '{"Thumb": "Like"}', unknown_kinds => 'skip');
-INSERT INTO test.image_reaction
-SELECT u, i, k::test.reaction, timestamp '2026-01-01' + make_interval(mins => u % 3, secs => n)
+INSERT INTO test.seen_reaction
+SELECT u, i, k::test.seen_kind, timestamp '2026-01-01' + make_interval(mins => u % 3, secs => n)
 FROM generate_series(1, 20) u, generate_series(1, 3) i, (VALUES (1, 'Thumb'), (2, 'Heart'), (4, 'Laugh'), (1, 'Dislike')) v (n, k)
 WHERE u % (n * i) = 0;
-INSERT INTO test.image_reaction VALUES (99, 1, 'Dislike', '2030-01-01'), (50, 9, 'Thumb', NULL), (51, 9, 'Heart', 'infinity');
+INSERT INTO test.seen_reaction VALUES (99, 1, 'Dislike', '2030-01-01'), (50, 9, 'Thumb', NULL), (51, 9, 'Heart', 'infinity');
 
 -- One row for each id and kind, in the order of the ids; the first occurrence of an id counts.
 SELECT * FROM reactions.counts('{2,1,7,2}', 'Seen');
@@ -58,8 +58,8 @@ FROM reactions.reactors(1, page_size => 10000, entity_type => 'Seen');
 
 -- Pages while rows come and go: who was there all the time comes once.
 SELECT next_cursor AS cursor FROM reactions.reactors(1, page_size => 7, entity_type => 'Seen') OFFSET 6 \gset
-INSERT INTO test.image_reaction VALUES (60, 1, 'Heart', '2026-02-01'), (61, 1, 'Heart', '2025-01-01');
-DELETE FROM test.image_reaction WHERE image_id = 1 AND user_id IN (20, 18);
+INSERT INTO test.seen_reaction VALUES (60, 1, 'Heart', '2026-02-01'), (61, 1, 'Heart', '2025-01-01');
+DELETE FROM test.seen_reaction WHERE image_id = 1 AND user_id IN (20, 18);
 SELECT string_agg(user_id::text, ' ') FROM reactions.reactors(1, page_size => 100, cursor => :'cursor', entity_type => 'Seen');
 
 -- Arguments that are none.
