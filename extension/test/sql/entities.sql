@@ -152,3 +152,6 @@ SELECT reactions.total(1, 'Other'), reactions.unique_reactors(1, 'Other');
 
 SELECT reactions.detach('Other');
 DROP TABLE test.other_reaction;
+UPDATE reactions.entity_type SET phase = 'attached', stop_version = NULL WHERE entity_type = 'Seen';
+SELECT reactions.detach('Seen');
+DROP TABLE test.seen_reaction;
