@@ -25,12 +25,13 @@ final class EntitySite {
             postgres: postgres, redis: try await RedisServer.start(), clickHouse: clickHouse)
         session = try stack.connect()
         redis = try stack.redis.connect()
-        // The log of a server that has logged nothing is not there.
-        _ = try HTTP.request(
-            clickHouse.url, headers: ["X-ClickHouse-User": Self.userOfBackends], body: Data("SELECT 1".utf8))
         for type in types { try session.execute(type.definition) }
         // A minute of finished batches instead of ten: disk, at the rate of the benchmark.
         agent = try stack.startAgent(Stack.withoutMatches + ["--set", "mirror.batch_retention=1min"])
+        // Proves that they are logged, before their number says anything.
+        _ = try HTTP.request(
+            clickHouse.url, headers: ["X-ClickHouse-User": Self.userOfBackends], body: Data("SELECT 1".utf8))
+        _ = try requestsOfBackends()
         let session = session
         try await eventually(within: .seconds(60), "the tables are brought over") {
             try session.value("SELECT bool_and(backfilled) FROM reactions.status()") == "t"
@@ -144,7 +145,7 @@ final class EntitySite {
     func requestsOfBackends() throws -> Int {
         try clickHouse.query("SYSTEM FLUSH LOGS")
         let started =
-            "SELECT count() FROM system.query_log WHERE type = 'QueryStart' AND user = '\(Self.userOfBackends)'"
+            "SELECT count() FROM system.query_log WHERE toInt8(type) = 1 AND user = '\(Self.userOfBackends)'"
         guard let requests = Int(try clickHouse.rows(started)[0][0]), requests > 0 else {
             throw BenchmarkError("ClickHouse does not log the requests of backends")
         }
