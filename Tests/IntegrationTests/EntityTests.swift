@@ -155,6 +155,35 @@ import Testing
         #expect(Set(try page(session, 7, 100, after: mirrored.cursor).rows) == reactors.subtracting(mirrored.rows))
     }
 
+    @Test("counts that are to be asked of a table that is frozen meanwhile are ClickHouse's")
+    func lateQuestion() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try stack.makePrismaTable(session, phase: "switch_reads")
+        try session.execute(#"INSERT INTO "ImageReaction" ("imageId", "userId", reaction) VALUES (1, 7, 'Heart')"#)
+        let agent = try stack.startAgent()
+        defer { agent.stop(15) }
+        try await stack.drained(session)
+        try stack.redis.connect().command("UNLINK", stack.prefix + "image:1:1:reaction_counts")
+
+        // The reader knows that the table is the truth and that Redis has no counts, and stops before it asks the table.
+        let proxy = try FaultProxy(target: stack.redis.port)
+        let reader = try stack.connect()
+        try reader.execute(
+            """
+            SET reactions.redis_url = 'redis://127.0.0.1:\(proxy.port)/0'; SET reactions.redis_timeout = '60s';
+            SET reactions.fill_wait = 1
+            """)
+        proxy.breakNext(containing: "ZINCRBY", .holdAnswer)
+        async let late = onThread { Result { try counts(reader, "1") } }
+        try await eventually("the reader is held up") { proxy.faults == 1 }
+        try session.execute("CALL reactions.advance('Image', force => true)")
+        try session.execute("SELECT reactions.react(8, 1, 'Like')")
+        try await stack.drained(session)
+        proxy.release()
+        #expect(try await late.get() == "1 1 0 0")
+    }
+
     @Test("a hot standby reads an entity's side")
     func standby() async throws {
         let primary = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
