@@ -174,7 +174,7 @@ private final class RollbackWriter: Sendable {
             SELECT w.state, w.keys_done >= 5000 AND w.events_done > 0, w.fence_ms BETWEEN 0 AND 5000, l.changed_by = session_user, l.application, t.stop_version
             FROM reactions.write_backs w, reactions.phase_log l, reactions.entity_type t WHERE l.to_phase = 'switch_reads' AND l.from_phase = 'stop_writes'
             """)
-        #expect(done == [["done", "t", "t", "t", "reactiond", nil]])
+        #expect(done == [["done", "t", "t", "t", "reactiond rollback", nil]])
     }
 
     @Test("an agent that is killed in the middle leaves nothing undone and nothing done twice")
