@@ -39,7 +39,8 @@ import Testing
         let follower = try site.stack.startAgent()
         defer { follower.stop(15) }
         try await eventually("a follower has two") {
-            try look().filter { !passing.contains($0) } == (always + ["reactiond backfill", "reactiond mirror"]).sorted()
+            try look().filter { !passing.contains($0) }
+                == (always + ["reactiond backfill", "reactiond mirror"]).sorted()
         }
     }
 }
