@@ -10,7 +10,9 @@ struct Bench: AsyncParsableCommand {
             Each benchmark checks the answers that it times, prints a table of contenders and ends with lines \
             "figure <name> <value>".
             """,
-        subcommands: [Reads.self, Writes.self, Mirror.self, Backfill.self, Migration.self, Memory.self, Viral.self])
+        subcommands: [
+            Reads.self, Writes.self, EntityCounts.self, Mirror.self, Backfill.self, Migration.self, Memory.self, Viral.self,
+        ])
 }
 
 /// What every benchmark takes.
