@@ -1,0 +1,152 @@
+public import ReactionModel
+
+/// Where a reaction stands among those on its entity: the newest event decides, then the time, then the user. Rows of a backfill share
+/// a version, so among them the time does.
+public struct ReactionPosition: Hashable, Comparable, Sendable {
+    /// Of the user's newest event on the entity.
+    public var version: Version
+    /// Unix seconds.
+    public var time: UInt32
+    public var userID: Int64
+
+    public init(version: Version, time: UInt32, userID: Int64) {
+        self.version = version
+        self.time = time
+        self.userID = userID
+    }
+
+    /// - Parameter createdAt: microseconds since 1970-01-01 UTC.
+    public init(version: Version, createdAt: Int64, userID: Int64) {
+        self.init(version: version, time: UInt32(clamping: createdAt / 1_000_000), userID: userID)
+    }
+
+    public static func < (left: ReactionPosition, right: ReactionPosition) -> Bool {
+        (left.version, left.time, left.userID) < (right.version, right.time, right.userID)
+    }
+}
+
+/// A user who has reacted, with all of the kinds.
+public struct Reactor: Equatable, Sendable {
+    public var position: ReactionPosition
+    public var flags: Int32
+
+    public init(position: ReactionPosition, flags: Int32) {
+        self.position = position
+        self.flags = flags
+    }
+}
+
+/// Who has reacted to an entity, newest first, as one packed string of Redis.
+///
+/// A header of 29 bytes: the format, the width of the flags, the entity's nonce, the floor. Then for each user version (7 bytes), time (4),
+/// user (8) and flags (1, 2 or 4), all of them big-endian: 20 bytes with up to eight kinds. Descending by position, one record a user, none
+/// without flags.
+public struct ReactionList: Equatable, Sendable {
+    /// The first byte; another one is another format.
+    private static let format: UInt8 = 1
+    private static let headerWidth = 29
+    private static let positionWidth = 19
+
+    /// 16 hexadecimal digits, those of the entity's marker.
+    public var nonce: [UInt8]
+    /// Everybody above it is in the list; nil: everybody is.
+    public var floor: ReactionPosition?
+    /// Descending by position.
+    public var reactors: [Reactor]
+
+    public init(nonce: [UInt8], floor: ReactionPosition? = nil, reactors: [Reactor] = []) {
+        self.nonce = nonce
+        self.floor = floor
+        self.reactors = reactors
+    }
+
+    /// Nil if the bytes are no list, or one of another life of the entity: it is absent then.
+    public init?(_ bytes: ArraySlice<UInt8>, nonce: [UInt8]) {
+        guard let packed = Self.packedNonce(nonce) else { return nil }
+        var reader = BigEndianReader(bytes)
+        guard reader.take(1) == UInt64(Self.format), let width = reader.take(1), [1, 2, 4].contains(width),
+            reader.take(8) == packed, let floor = reader.position()
+        else { return nil }
+        let recordWidth = Self.positionWidth &+ Int(width)
+        guard reader.remaining.isMultiple(of: recordWidth) else { return nil }
+        self.nonce = nonce
+        self.floor = floor == Self.bottom ? nil : floor
+        reactors = []
+        reactors.reserveCapacity(reader.remaining / recordWidth)
+        while let position = reader.position(), let flags = reader.take(Int(width)) {
+            reactors.append(Reactor(position: position, flags: Int32(truncatingIfNeeded: flags)))
+        }
+    }
+
+    /// - Parameter allFlags: the bits of all kinds of the type, which decide the width of a record.
+    public func packed(allFlags: Int32) -> [UInt8] {
+        let width = allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(Self.headerWidth &+ reactors.count &* (Self.positionWidth &+ width))
+        bytes.append(Self.format)
+        bytes.append(UInt8(width))
+        bytes.append(bigEndian: Self.packedNonce(nonce) ?? 0, width: 8)
+        bytes.append(floor ?? Self.bottom)
+        for reactor in reactors {
+            bytes.append(reactor.position)
+            bytes.append(bigEndian: UInt64(UInt32(bitPattern: reactor.flags)), width: width)
+        }
+        return bytes
+    }
+
+    /// Below everybody.
+    private static let bottom = ReactionPosition(version: .zero, time: 0, userID: .min)
+
+    private static func packedNonce(_ digits: [UInt8]) -> UInt64? {
+        guard digits.count == 16 else { return nil }
+        var number: UInt64 = 0
+        for digit in digits {
+            switch digit {
+            case UInt8(ascii: "0")...UInt8(ascii: "9"): number = number << 4 | UInt64(digit &- UInt8(ascii: "0"))
+            case UInt8(ascii: "a")...UInt8(ascii: "f"): number = number << 4 | UInt64(digit &- UInt8(ascii: "a") &+ 10)
+            default: return nil
+            }
+        }
+        return number
+    }
+}
+
+/// Numbers of fixed width, the highest byte first.
+private struct BigEndianReader {
+    private var bytes: ArraySlice<UInt8>
+
+    init(_ bytes: ArraySlice<UInt8>) {
+        self.bytes = bytes
+    }
+
+    var remaining: Int { bytes.count }
+
+    mutating func take(_ width: Int) -> UInt64? {
+        guard bytes.count >= width else { return nil }
+        let number = bytes.prefix(width).reduce(0 as UInt64) { $0 << 8 | UInt64($1) }
+        bytes = bytes.dropFirst(width)
+        return number
+    }
+
+    mutating func position() -> ReactionPosition? {
+        guard let version = take(7), let time = take(4), let user = take(8) else { return nil }
+        return ReactionPosition(
+            version: Version(rawValue: Int64(truncatingIfNeeded: version)), time: UInt32(truncatingIfNeeded: time),
+            userID: Int64(bitPattern: user ^ 1 << 63))
+    }
+}
+
+extension [UInt8] {
+    fileprivate mutating func append(bigEndian number: UInt64, width: Int) {
+        for shift in stride(from: (width &- 1) &* 8, through: 0, by: -8) {
+            append(UInt8(truncatingIfNeeded: number >> UInt64(shift)))
+        }
+    }
+
+    /// In the order of positions: a user's number with its sign turned.
+    fileprivate mutating func append(_ position: ReactionPosition) {
+        append(bigEndian: UInt64(bitPattern: position.version.rawValue), width: 7)
+        append(bigEndian: UInt64(position.time), width: 4)
+        append(bigEndian: UInt64(bitPattern: position.userID) ^ 1 << 63, width: 8)
+    }
+}
