@@ -162,7 +162,7 @@ public actor RedisCache: Cache {
             guard let type = catalog[call.typeID] else { continue }
             let stamp =
                 stamps[call.typeID]
-                ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
+                ?? Stamp(redisHistory: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
             stamps[call.typeID] = stamp
             addressed.append(
                 AddressedCall(

@@ -18,8 +18,8 @@ final class TypeDescription {
     private let systemIdentifier: UInt64
     private let timeline: UInt32
     private let epoch: Int64
-    /// The last stamp that was asked for, and the run id in it.
-    private var stamp: (redisRunID: [UInt8], stamp: Stamp)?
+    /// The last stamp that was asked for, and the history in it.
+    private var stamp: (redisHistory: [UInt8], stamp: Stamp)?
 
     init(_ type: rx_type) throws(Failure) {
         guard let name = type.name, let userMapKey = type.user_map_template, let entityKey = type.entity_template
@@ -52,15 +52,16 @@ final class TypeDescription {
         serial == type.serial && timeline == type.timeline && systemIdentifier == type.system_identifier
     }
 
-    func userMap(of userID: Int64, _ keys: KeySpace, redisRunID: [UInt8]) -> UserMapAddress {
-        UserMapAddress(
-            key: keys.key(userMapKey, id: userID, shardCount: shardCount), stamp: stamp(redisRunID: redisRunID))
+    func userMapKey(of userID: Int64, _ keys: KeySpace) -> [UInt8] {
+        keys.key(userMapKey, id: userID, shardCount: shardCount)
     }
 
-    private func stamp(redisRunID: [UInt8]) -> Stamp {
-        if let stamp, stamp.redisRunID == redisRunID { return stamp.stamp }
-        let made = Stamp(redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
-        stamp = (redisRunID, made)
+    /// Of what is kept by the server of this history.
+    func stamp(redisHistory: [UInt8]) -> Stamp {
+        if let stamp, stamp.redisHistory == redisHistory { return stamp.stamp }
+        let made = Stamp(
+            redisHistory: redisHistory, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
+        stamp = (redisHistory, made)
         return made
     }
 }

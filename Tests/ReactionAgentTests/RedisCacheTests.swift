@@ -36,7 +36,7 @@ import Testing
         let info = try redis.command("INFO", "server").string ?? ""
         let line = try #require(info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") })
         let stamp = Stamp(
-            redisRunID: Array(line.dropFirst(7).utf8), systemIdentifier: 7, timeline: 1, epoch: epoch)
+            redisHistory: Array(line.dropFirst(7).utf8), systemIdentifier: 7, timeline: 1, epoch: epoch)
         let digits = String(decoding: stamp.digits, as: UTF8.self)
         try redis.command("HSET", "\(prefix)reactions:\(user)", "_", "\(digits):0123456789abcdef:0:c:1:1:0")
     }
