@@ -8,6 +8,15 @@ public struct RedisIdentity: Equatable, Sendable {
     public var isSentinel: Bool
     private let runID: [UInt8]
 
+    /// Of a server that has not said anything yet.
+    public init() {
+        runID = []
+        history = []
+        isMaster = false
+        isCluster = false
+        isSentinel = false
+    }
+
     /// Nil if the text tells no run id. (A sentinel has no replication.)
     public init?(info: ArraySlice<UInt8>) {
         guard let runID = RedisInfo.value(of: "run_id", in: info), !runID.isEmpty else { return nil }

@@ -1,6 +1,7 @@
 import AgentTestSupport
 import Pipeline
 import ReactionModel
+import RedisStore
 import TestSupport
 import Testing
 
@@ -17,10 +18,11 @@ import Testing
         return [1: type]
     }
 
-    private func cache(_ server: RedisServer) -> RedisCache {
+    private func cache(_ server: RedisServer) throws -> RedisCache {
         RedisCache(
             settings: RedisSettings(
-                address: .unix(path: server.socketPath), database: 0, connectTimeout: .seconds(2), timeout: .seconds(5)),
+                endpoint: try RedisEndpoint("unix://\(server.socketPath)"), connectTimeout: .seconds(2),
+                timeout: .seconds(5)),
             systemIdentifier: 7, timeline: 1, keyPrefix: prefix)
     }
 
@@ -33,10 +35,10 @@ import Testing
     /// A complete map without reactions, as a fill would have left it.
     private func startMap(of user: Int64, on server: RedisServer, epoch: Int64 = 0) throws {
         let redis = try server.connect()
-        let info = try redis.command("INFO", "server").string ?? ""
-        let line = try #require(info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") })
+        let info = try redis.command("INFO", "server", "replication").string ?? ""
+        let identity = try #require(RedisIdentity(info: Array(info.utf8)[...]))
         let stamp = Stamp(
-            redisHistory: Array(line.dropFirst(7).utf8), systemIdentifier: 7, timeline: 1, epoch: epoch)
+            redisHistory: identity.history, systemIdentifier: 7, timeline: 1, epoch: epoch)
         let digits = String(decoding: stamp.digits, as: UTF8.self)
         try redis.command("HSET", "\(prefix)reactions:\(user)", "_", "\(digits):0123456789abcdef:0:c:1:1:0")
     }
@@ -52,7 +54,7 @@ import Testing
         let events =
             (1...2500).map { event(Int64($0), user: 1, entity: Int64($0)) }
             + [event(3000, user: 1, entity: 1, set: 2, clear: 1), event(3001, user: 2, entity: 1)]
-        let cache = cache(server)
+        let cache = try cache(server)
         for _ in 0..<2 { try await cache.apply(events, catalog: catalog()) }
         #expect(try flags(user: 1, entity: 1, on: server) == "2")
         #expect(try flags(user: 1, entity: 2500, on: server) == "1")
@@ -68,7 +70,7 @@ import Testing
 
     @Test func flushedScriptsAndARestartAreNoticed() async throws {
         let server = try await RedisServer.start()
-        let cache = cache(server)
+        let cache = try cache(server)
         try startMap(of: 1, on: server)
         try await cache.apply([event(1, user: 1, entity: 1)], catalog: catalog())
         try server.connect().command("SCRIPT", "FLUSH")
@@ -86,7 +88,7 @@ import Testing
 
     @Test func anEventOfTheTypeNeedsNoRedis() async throws {
         let server = try await RedisServer.start()
-        let cache = cache(server)
+        let cache = try cache(server)
         server.kill()
         var all = event(1, user: 0, entity: 0)
         all.scope = .type

@@ -10,6 +10,7 @@ import Testing
         #expect(failure == nil)
         for event in [
             "answers", "unknowns", "fills", "refusals", "merges", "complete", "partial", "crashes", "removals",
+            "moves",
         ] {
             #expect(model.count(of: event) > 1000, "\(event) hardly ever happened")
         }
@@ -18,7 +19,7 @@ import Testing
     static let omissions: [Model.Omission] =
         [
             "stamp", "nonce", "absent is unknown", "marks of the unknown", "newer wins", "floor of an apply",
-            "floor of a fill", "older fill", "floor never falls",
+            "floor of a fill", "older fill", "floor never falls", "another stamp",
         ].map { .line($0) }
         + [
             "apply what is flushed", "fill what is flushed", "epoch after the snapshot", "bound of the floor",
