@@ -4,11 +4,11 @@ import ReactionModel
 ///
 /// Each command is begun with the number of its arguments, so that nothing is written twice and nothing is allocated per argument.
 /// Where a command begins, and by which key a cluster routes it, is noted with it.
-public struct CommandBuffer {
+public struct CommandBuffer: Sendable {
     public private(set) var bytes: [UInt8] = []
     private var places: [Place] = []
 
-    private struct Place {
+    private struct Place: Sendable {
         /// Where the command begins in `bytes`.
         var start: Int
         /// Its first key; empty until one is appended.

@@ -22,10 +22,10 @@ import Testing
             "floor of a fill", "older fill", "floor never falls", "another stamp",
         ].map { .line($0) }
         + [
-            "apply what is flushed", "fill what is flushed", "epoch after the snapshot", "bound of the floor",
+            "apply what is flushed", "fill what is flushed", "bound of the floor",
             "floor of the snapshot", "marks per kind", "outbox versions", "un-reactions", "snapshot after the nonce",
             "outbox before the archive", "outbox above the floor", "removals after the confirmation",
-            "epoch after the confirmation", "raise after the confirmation",
+            "raise after the confirmation",
         ].map { .behaviour($0) }
 
     @Test(arguments: omissions)
