@@ -70,11 +70,11 @@ COMMENT ON FUNCTION configure(text, text, jsonb, text[]) IS
 
 CREATE FUNCTION _write_back(
     entity_type text, user_ids bigint[], entity_ids bigint[], set_masks integer[], clear_masks integer[], created_at timestamptz[],
-    OUT user_id bigint, OUT entity_id bigint, OUT problem text
+    OUT place integer, OUT user_id bigint, OUT entity_id bigint, OUT flags integer, OUT problem text
 ) RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'reactions_write_back';
 COMMENT ON FUNCTION _write_back(text, bigint[], bigint[], integer[], integer[], timestamptz[]) IS
-    'clears and sets kinds in the frozen table, in the order of the arrays and without events; returns what the table refuses';
+    'clears and sets kinds in the frozen table, in the order of the arrays and without events; returns what the table refuses: where in the arrays, and which kinds';
 
 -- Triggers. ---------------------------------------------------------------------------------------------------------------------
 

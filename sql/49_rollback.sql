@@ -41,10 +41,14 @@ COMMENT ON INDEX write_back_open IS 'one rollback of a type at a time';
 
 CREATE VIEW write_backs AS
     SELECT w.write_back_id, t.entity_type, w.state, w.keys_done, w.keys_total, w.events_done, w.rounds, w.fence_ms, w.error,
-        w.requested_by, w.requested_at, w.finished_at
+        w.requested_by, w.requested_at, w.finished_at,
+        -- The agent carries them out in the order in which they were asked for.
+        CASE WHEN w.finished_at IS NULL THEN (
+            SELECT o.entity_type FROM write_back b JOIN entity_type o USING (type_id)
+            WHERE b.finished_at IS NULL AND b.write_back_id < w.write_back_id ORDER BY b.write_back_id LIMIT 1) END AS waits_for
     FROM write_back w LEFT JOIN entity_type t USING (type_id);
 COMMENT ON VIEW write_backs IS
-    'rollbacks from phase stop_writes: reactions and events written into the table, and for how long writers waited at its end';
+    'rollbacks from phase stop_writes: reactions and events written into the table, for how long writers waited at its end, and the type whose rollback comes first';
 
 CREATE TABLE write_back_refused (
     type_id   smallint NOT NULL,
@@ -55,7 +59,8 @@ CREATE TABLE write_back_refused (
     noted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (type_id, user_id, entity_id)
 );
-COMMENT ON TABLE write_back_refused IS 'reactions that a table refused when they were written back; they are in ClickHouse alone';
+COMMENT ON TABLE write_back_refused IS
+    'reactions that a table refused when they were written back; flags are the kinds that it has not, or still has, other than ClickHouse';
 
 -- The one who asks. ---------------------------------------------------------------------------------------------------------------
 
@@ -128,6 +133,7 @@ CREATE FUNCTION _tell_write_back(request reactions.write_back, entity_type text)
 AS $$
 DECLARE
     refused bigint;
+    waits_for text;
 BEGIN
     CASE request.state
         WHEN 'done' THEN
@@ -150,10 +156,12 @@ BEGIN
                 MESSAGE = format('the rollback of entity type "%s" was withdrawn: %s', entity_type, request.error),
                 HINT = 'The phase is stop_writes still. What was written into the table stays there and is written over by the next rollback.';
         ELSE
+            SELECT w.waits_for INTO waits_for FROM reactions.write_backs w WHERE w.write_back_id = request.write_back_id;
             RAISE NOTICE 'entity type "%": % of % reactions and % events written back%', entity_type, request.keys_done,
                 coalesce(request.keys_total::text, '?'), request.events_done,
                 CASE WHEN request.error IS NOT NULL THEN '; the agent tries again: ' || request.error
-                    WHEN reactions._agent_pid() IS NULL THEN '; no agent leads: start reactiond run' ELSE '' END;
+                    WHEN reactions._agent_pid() IS NULL THEN '; no agent leads: start reactiond run'
+                    WHEN waits_for IS NOT NULL THEN format('; the rollback of entity type "%s" comes first', waits_for) ELSE '' END;
     END CASE;
 END
 $$;
@@ -211,15 +219,36 @@ CREATE FUNCTION _note_write_back(
 AS $$
 DECLARE
     of_type smallint := (SELECT t.type_id FROM reactions.entity_type t WHERE t.entity_type = $1);
+    places integer[];
+    flags integer[];
+    problems text[];
+    step record;
 BEGIN
+    SELECT array_agg(p.place), array_agg(p.flags), array_agg(p.problem) INTO places, flags, problems
+    FROM reactions._write_back($1, user_ids, entity_ids, set_masks, clear_masks, created_at) p;
+    -- In order: what a step has written is no longer missing, whatever was refused before; what it was refused is.
+    FOR step IN
+        WITH step AS (
+            SELECT k.*, p.flags, p.problem
+            FROM unnest(user_ids, entity_ids, set_masks, clear_masks) WITH ORDINALITY AS k (user_id, entity_id, set_mask, clear_mask, place)
+            LEFT JOIN unnest(places, flags, problems) AS p (place, flags, problem) USING (place)
+        )
+        SELECT s.user_id, s.entity_id, s.set_mask | s.clear_mask AS written, coalesce(s.flags, 0) AS refused, s.problem
+        FROM step s JOIN (
+            SELECT user_id, entity_id FROM step WHERE problem IS NOT NULL
+            UNION
+            SELECT user_id, entity_id FROM step JOIN reactions.write_back_refused r USING (user_id, entity_id) WHERE r.type_id = of_type
+        ) noted USING (user_id, entity_id)
+        ORDER BY s.place
+    LOOP
+        INSERT INTO reactions.write_back_refused AS r (type_id, user_id, entity_id, flags, problem)
+        VALUES (of_type, step.user_id, step.entity_id, step.refused, coalesce(step.problem, ''))
+        ON CONFLICT (type_id, user_id, entity_id) DO UPDATE SET flags = r.flags & ~step.written | step.refused,
+            problem = coalesce(step.problem, r.problem),
+            noted_at = CASE WHEN step.problem IS NULL THEN r.noted_at ELSE clock_timestamp() END;
+    END LOOP;
     DELETE FROM reactions.write_back_refused r USING unnest(user_ids, entity_ids) AS k (user_id, entity_id)
-        WHERE r.type_id = of_type AND r.user_id = k.user_id AND r.entity_id = k.entity_id;
-    INSERT INTO reactions.write_back_refused (type_id, user_id, entity_id, flags, problem)
-    SELECT of_type, p.user_id, p.entity_id, (
-            SELECT coalesce(bit_or(k.set_mask), 0) FROM unnest(user_ids, entity_ids, set_masks) AS k (user_id, entity_id, set_mask)
-            WHERE k.user_id = p.user_id AND k.entity_id = p.entity_id), min(p.problem)
-    FROM reactions._write_back($1, user_ids, entity_ids, set_masks, clear_masks, created_at) p
-    GROUP BY p.user_id, p.entity_id;
+        WHERE r.type_id = of_type AND r.user_id = k.user_id AND r.entity_id = k.entity_id AND r.flags = 0;
 END
 $$;
 COMMENT ON FUNCTION _note_write_back(text, bigint[], bigint[], integer[], integer[], timestamptz[]) IS

@@ -174,27 +174,38 @@ public actor MatchSource {
 
     // MARK: The run
 
-    /// - Parameter expected: reactions to be compared, about.
-    public func begin(_ target: MatchTarget, _ scope: Scope, expected: Int64) throws(PostgresError) -> Int64 {
+    /// A run of a type that has a table.
+    public func begin(_ entityType: String, _ scope: Scope) throws -> Int64 {
         let session = try session
-        // The newest full runs stay: readiness and alerts tell of them.
+        // The newest full run stays, with what came after it: readiness and alerts tell of them.
         _ = try session.query(
             """
             WITH old AS (
                 DELETE FROM reactions.match_run m
                 WHERE m.started_at < clock_timestamp() - interval '\(Self.retention)'
-                  AND m.match_run_id < (SELECT max(n.match_run_id) FROM reactions.match_run n
-                                        WHERE n.type_id = m.type_id AND n.scope = 'full' AND n.finished_at IS NOT NULL)
+                  AND m.match_run_id < coalesce(
+                      (SELECT max(n.match_run_id) FROM reactions.match_run n
+                       WHERE n.type_id = m.type_id AND n.scope = 'full' AND n.finished_at IS NOT NULL), m.match_run_id + 1)
                 RETURNING m.match_run_id
             )
             DELETE FROM reactions.difference d USING old WHERE d.match_run_id = old.match_run_id
             """)
-        return try session.query(
+        let begun = try session.query(
             """
-            INSERT INTO reactions.match_run (type_id, scope, expected, as_of)
-            VALUES (\(target.type.typeID), $1, \(expected), $2::bigint) RETURNING match_run_id
-            """, [scope.rawValue, target.asOf.map { "\($0.rawValue)" }]
-        ).required(0, 0)
+            INSERT INTO reactions.match_run (type_id, scope)
+            SELECT type_id, $2 FROM reactions.entity_type WHERE entity_type = $1 RETURNING match_run_id
+            """, [entityType, scope.rawValue])
+        guard let run = begun.value(0, 0, as: Int64.self) else {
+            throw Problem(description: "entity type \(entityType) does not exist")
+        }
+        return run
+    }
+
+    /// - Parameter expected: reactions to be compared, about.
+    public func planned(_ run: Int64, _ target: MatchTarget, expected: Int64) throws(PostgresError) {
+        _ = try session.query(
+            "UPDATE reactions.match_run SET expected = \(expected), as_of = $1::bigint WHERE match_run_id = \(run)",
+            [target.asOf.map { "\($0.rawValue)" }])
     }
 
     /// Also tells that the lock is still held.
@@ -264,11 +275,6 @@ public actor MatchSource {
     }
 
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 }

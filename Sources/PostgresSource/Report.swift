@@ -7,6 +7,8 @@ public struct MirrorReport: Sendable, Codable, Equatable {
         public var entityType: String
         public var phase: String
         public var epoch: Int64
+        /// How far its rollback from `stop_writes` is, or what it waits for, in the operator's words; nil if none is under way.
+        public var rollback: String?
     }
 
     /// Process id of the leader's backend and when it connected; nil without a leader.
@@ -55,6 +57,7 @@ extension PostgresSource {
             let backlog = try backlog(session)
             let lag = try lag(session)
             let types = try Self.catalog(session).values.sorted { $0.name < $1.name }
+            let rollbacks = try rollbacks(session)
             return MirrorReport(
                 leaderPID: leader.value(0, 0), leaderSince: leader.text(0, 1), floor: try mirror.required(0, 0),
                 lastVersion: try mirror.required(0, 4), backlogEvents: backlog.events,
@@ -64,7 +67,8 @@ extension PostgresSource {
                 matchWanted: mirror.text(0, 2), lagP50Milliseconds: lag.quantile(0.5),
                 lagP99Milliseconds: lag.quantile(0.99),
                 types: types.map {
-                    .init(entityType: $0.name, phase: $0.phase.rawValue, epoch: $0.epoch)
+                    .init(
+                        entityType: $0.name, phase: $0.phase.rawValue, epoch: $0.epoch, rollback: rollbacks[$0.name])
                 })
         }
     }
@@ -81,6 +85,19 @@ extension PostgresSource {
             FROM (\(OutboxRows.select("written_at", from: "reactions._outbox", where: rows))) AS backlog
             """)
         return (try result.required(0, 0), result.value(0, 1))
+    }
+
+    private func rollbacks(_ session: PostgresConnection) throws(PostgresError) -> [String: String] {
+        let result = try session.query(
+            """
+            SELECT entity_type, CASE WHEN waits_for IS NOT NULL THEN format('the one of %s comes first', waits_for)
+                WHEN error IS NOT NULL THEN format('tried again: %s', error)
+                ELSE format('%s of %s reactions written back', keys_done, coalesce(keys_total::text, '?')) END
+            FROM reactions.write_backs WHERE finished_at IS NULL
+            """)
+        var rollbacks: [String: String] = [:]
+        for row in result.rows { rollbacks[try result.required(row, 0)] = result.text(row, 1) }
+        return rollbacks
     }
 
     private func lag(_ session: PostgresConnection) throws(PostgresError) -> LagHistogram {

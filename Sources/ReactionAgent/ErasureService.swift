@@ -38,12 +38,12 @@ struct ErasureService: Service {
     /// Returns whether there are users left to be erased.
     private func round() async -> Bool {
         guard metrics.role == .leading else {
-            metrics.update { ($0.pendingErasures, $0.oldestErasure) = (0, 0) }
+            metrics.update { $0.erasures = nil }
             return false
         }
         do {
             let pending = try await erasures.pending(atMost: Erasure.mostUsers)
-            metrics.update { ($0.pendingErasures, $0.oldestErasure) = (pending.count, Double(pending.oldestSeconds)) }
+            metrics.update { $0.erasures = (pending.count, Double(pending.oldestSeconds)) }
             if !pending.ready.isEmpty { try await erase(pending.ready) }
             if pending.count == 0 { await erasures.close() }
             return pending.count > 0

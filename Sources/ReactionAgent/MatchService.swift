@@ -3,7 +3,7 @@ internal import Pipeline
 internal import PostgresSource
 internal import ServiceLifecycle
 
-/// While this agent leads: looks whether capture is what it was, and matches tables with ClickHouse as it becomes due.
+/// While this agent leads: matches tables with ClickHouse as it becomes due.
 struct MatchService: Service {
     struct Settings: Sendable {
         var match: MatchSettings
@@ -13,10 +13,12 @@ struct MatchService: Service {
         /// Between two looks at the capture triggers.
         var watchInterval: Duration
         var longestBackoff: Duration
-    }
 
-    /// Between two looks whether there is something to do, at most and at least.
-    static let intervals: ClosedRange<Duration> = .milliseconds(250) ... .seconds(5)
+        /// Between two looks whether there is something to do.
+        var interval: Duration {
+            min(max(min(watchInterval, recentInterval ?? .seconds(5)), .milliseconds(250)), .seconds(5))
+        }
+    }
 
     let settings: Settings
     let postgres: PostgresSettings
@@ -24,58 +26,34 @@ struct MatchService: Service {
     let metrics: Metrics
     let logger: Logger
 
-    private var interval: Duration {
-        let shortest = min(settings.watchInterval, settings.recentInterval ?? Self.intervals.upperBound)
-        return min(max(shortest, Self.intervals.lowerBound), Self.intervals.upperBound)
+    /// The last wish for which everything was matched, and when to try again.
+    private struct Answer {
+        var wish: String
+        var until: ContinuousClock.Instant
     }
 
     func run() async throws {
-        try? await cancelWhenGracefulShutdown { try await serve() }
-    }
-
-    private func serve() async throws {
-        let source = MatchSource(settings: postgres)
-        var backoff = Backoff(limit: settings.longestBackoff)
-        while !Task.isCancelled {
-            while metrics.role != .leading { try await Task.sleep(for: interval) }
-            do {
-                try await source.open()
-                try await lead(source) { backoff.succeeded() }
-            } catch is CancellationError {
-                break
-            } catch {
-                logger.error("match: session ended", metadata: ["error": "\(error)"])
-                let isStop = (error as? PostgresError)?.disposition == .stop
-                try await Task.sleep(for: backoff.failed(slowly: isStop))
-            }
-            await source.close()
+        try? await cancelWhenGracefulShutdown {
+            var sessions = LeaderSessions(
+                "match", MatchSource(settings: postgres), settings: settings, metrics: metrics, logger: logger)
+            // Outlives a session, so that a match that ends them is not tried at once again.
+            var answer: Answer?
+            try await sessions.forever { try await lead(&$0, &answer) }
         }
     }
 
-    private func lead(_ source: MatchSource, began: () -> Void) async throws {
-        var watched: ContinuousClock.Instant?
-        /// The last wish for which everything was matched, and when to try again.
-        var answered: (wish: String, until: ContinuousClock.Instant)?
+    private func lead(_ sessions: inout LeaderSessions, _ answer: inout Answer?) async throws {
+        let source = sessions.source
         while metrics.role == .leading {
-            if watched.map({ .now - $0 > settings.watchInterval }) ?? true {
-                for (entityType, problem) in try await source.watchCapture() {
-                    logger.error(
-                        "capture was altered: changes may be lost; a full match is ordered",
-                        metadata: ["entity_type": "\(entityType)", "problem": "\(problem)"])
-                }
-                try await report(source)
-                watched = .now
-            }
-            let lag = try await source.lag()
-            metrics.update { $0.outboxAge = lag / .seconds(1) }
             let wish = try await source.wish().flatMap { wish in
-                answered.map { $0.wish != wish || $0.until < .now } ?? true ? wish : nil
+                answer.map { $0.wish != wish || $0.until < .now } ?? true ? wish : nil
             }
             if try await isDue(wish, source), try await source.takeLock() {
                 if let wish, let interval = settings.fullInterval {
                     let outcome = try await matchAll(source)
+                    answer = Answer(
+                        wish: wish, until: .now + (outcome == .failed ? MatchSource.retryInterval : interval))
                     if outcome == .same { try await source.fulfil(wish) }
-                    answered = (wish, .now + (outcome == .failed ? MatchSource.retryInterval : interval))
                 }
                 for entityType in try await source.due(.full, every: settings.fullInterval) {
                     _ = try await match(entityType, .full, source)
@@ -85,8 +63,8 @@ struct MatchService: Service {
                 }
                 try await source.releaseLock()
             }
-            began()
-            try await Task.sleep(for: interval)
+            sessions.gotThrough()
+            try await Task.sleep(for: settings.interval)
         }
     }
 
@@ -129,23 +107,18 @@ struct MatchService: Service {
                     "entity_type": "\(entityType)", "scope": "\(scope.rawValue)", "run": "\(outcome.run)",
                     "compared": "\(result.compared)", "differences": "\(counts)", "in_flight": "\(result.inFlight)",
                 ])
-            try await report(source)
+            let reports = try await source.reports()
+            metrics.update { $0.matches = reports }
             // What could not be judged may differ: it is looked at again soon.
             return result.faults > 0 ? .different : result.inFlight > 0 ? .failed : .same
-        } catch let error as PostgresError where error.disposition == .reconnect {
-            throw error
         } catch let error as CancellationError {
             throw error
         } catch {
+            // If it was this session that ended, the next statement says so.
             logger.warning(
                 "match failed",
                 metadata: ["entity_type": "\(entityType)", "scope": "\(scope.rawValue)", "error": "\(error)"])
             return .failed
         }
-    }
-
-    private func report(_ source: MatchSource) async throws {
-        let reports = try await source.reports()
-        metrics.update { $0.matches = reports }
     }
 }

@@ -22,8 +22,8 @@ public final class Metrics: Sendable {
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
         var offeredRemovals: UInt64 = 0
-        var pendingErasures = 0
-        var oldestErasure: Double = 0
+        /// Users, and the seconds that the first of them has waited; nil as long as it is not known.
+        var erasures: (pending: Int, oldest: Double)?
         var parkedEvents: UInt64 = 0
         var resentChunks: UInt64 = 0
         var redisFailures: UInt64 = 0
@@ -32,7 +32,8 @@ public final class Metrics: Sendable {
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
         var matches: [MatchReport] = []
-        var outboxAge: Double = 0
+        /// Seconds; nil as long as it is not known.
+        var outboxAge: Double?
         /// By entity type.
         var phases: [String: String] = [:]
         /// Of types that are to leave their phase by themselves and have been in it for long enough.
@@ -97,14 +98,14 @@ public final class Metrics: Sendable {
         text.counter("reactiond_clickhouse_failures_total", "Failed attempts at ClickHouse.", values.sinkFailures)
         text.gauge(
             "reactiond_erasure_pending_users", "Users who are forgotten and not erased yet.",
-            Double(values.pendingErasures))
+            values.erasures.map { Double($0.pending) })
         text.gauge(
-            "reactiond_erasure_oldest_seconds", "How long the first of them has waited.", values.oldestErasure)
+            "reactiond_erasure_oldest_seconds", "How long the first of them has waited.", values.erasures?.oldest)
         text.counter("reactiond_postgres_failures_total", "Sessions that ended with an error.", values.postgresFailures)
         text.gauge(
             "reactiond_outbox_oldest_event_seconds",
             "How long the oldest event that is in no finished batch has waited, as the leader sees it.",
-            values.role == .leading ? values.outboxAge : 0)
+            values.role == .leading ? values.outboxAge : nil)
         add(values.role == .leading ? values.matches : [], to: &text)
         text.gauges(
             "reactiond_phase", "1 for the phase that an entity type is in.",
@@ -150,7 +151,9 @@ public final class Metrics: Sendable {
 struct PrometheusText {
     private(set) var text = ""
 
-    mutating func gauge(_ name: String, _ help: String, _ value: Double) {
+    /// - Parameter value: nil while it is not known, which is another thing than 0.
+    mutating func gauge(_ name: String, _ help: String, _ value: Double?) {
+        guard let value else { return }
         header(name, help, "gauge")
         text += "\(name) \(value)\n"
     }

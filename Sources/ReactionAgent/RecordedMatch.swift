@@ -38,11 +38,13 @@ public struct RecordedMatch: Sendable {
         _ entityType: String, _ scope: MatchSource.Scope = .full,
         progress: @escaping @Sendable (MatchResult, Int64) async -> Void
     ) async throws -> Outcome {
-        let target = try await source.target(entityType)
-        let match = TableMatch(target: target, settings: settings, postgres: postgres, clickHouse: clickHouse)
-        let expected = scope == .full ? try await match.expected() : 0
-        let run = try await source.begin(target, scope, expected: expected)
+        // First of all: what keeps a match from its beginning is kept with its run, and is not tried again at once.
+        let run = try await source.begin(entityType, scope)
         do {
+            let target = try await source.target(entityType)
+            let match = TableMatch(target: target, settings: settings, postgres: postgres, clickHouse: clickHouse)
+            let expected = scope == .full ? try await match.expected() : 0
+            try await source.planned(run, target, expected: expected)
             let noted = Mutex(ContinuousClock.now)
             let note: TableMatch.Progress = { result in
                 await progress(result, expected)
@@ -64,7 +66,7 @@ public struct RecordedMatch: Sendable {
             return Outcome(run: run, target: target, result: result)
         } catch {
             // A cancelled match, or one whose session has ended, is as unfinished without a word on it.
-            try? await source.failed(run, "\(error)")
+            if !(error is CancellationError) { try? await source.failed(run, "\(error)") }
             throw error
         }
     }

@@ -17,7 +17,10 @@ extension MirrorReport {
         if let matchWanted { rows.append(("match wanted", matchWanted)) }
         let width = rows.map(\.0.count).max() ?? 0
         let facts = rows.map { $0.0 + String(repeating: " ", count: width - $0.0.count + 2) + $0.1 }
-        let types = types.map { "\($0.entityType)  phase \($0.phase), epoch \($0.epoch)" }
+        let types = types.map { type in
+            "\(type.entityType)  phase \(type.phase), epoch \(type.epoch)"
+                + (type.rollback.map { "; rolling back: \($0)" } ?? "")
+        }
         return (facts + [""] + (types.isEmpty ? ["no entity types"] : types)).joined(separator: "\n")
     }
 

@@ -9,6 +9,8 @@ final class Session {
     private(set) var redis: Redis
     private(set) var clickHouse: ClickHouseLink
     let apply = ApplyAtCommit()
+    /// Until when nobody waits for the agent to install what was missed, since it was waited for in vain.
+    var installsAbsent = Deadline(after: 0, from: 0)
     private var types: [TypeDescription] = []
     private var constantTexts: [KeyTemplate.Problem: LentText] = [:]
 

@@ -229,12 +229,19 @@ final class Caller {
         withType { rx_apply_prepare($0, events, events.count) }
     }
 
-    /// Returns how many events were sent.
+    /// Returns how many events were noted.
+    @discardableResult
     func commit(_ events: [rx_event]) -> Int {
         let noted = prepare(events)
-        let first = rx_apply_step(0)
-        _ = settle(first) { rx_apply_step($0) }
-        return first.action == Int32(bitPattern: RX_DONE.rawValue) ? 0 : noted
+        _ = settle(rx_apply_step(0)) { rx_apply_step($0) }
+        return noted
+    }
+
+    /// Whether nothing of the events is sent.
+    func passesBy(_ events: [rx_event]) -> Bool {
+        _ = takeCounters()
+        commit(events)
+        return takeCounters().redis_round_trips == 0
     }
 
     /// Connects to whom the noted events are for.

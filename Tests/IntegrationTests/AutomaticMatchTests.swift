@@ -83,6 +83,55 @@ import Testing
         #expect(try site.value("SELECT altered_at FROM reactions._capture_seen") == seen)
     }
 
+    @Test(
+        "while a match hangs the outbox's age and the capture triggers are watched; one that failed is told and tried later"
+    )
+    func hanging() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let site = try MatchSite.make(try await Stack.make(clickHouse: clickHouse), rows: 1_000)
+        let port = try FreePort.next()
+        let agent = try site.stack.startAgent([
+            "--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s", "--set",
+            "agent.http_port=\(port)",
+        ])
+        defer { agent.stop(9) }
+        func age() throws -> Double? {
+            try HTTP.request("http://127.0.0.1:\(port)/metrics").text.split(separator: "\n")
+                .first { $0.hasPrefix("reactiond_outbox_oldest_event_seconds ") }
+                .flatMap { Double($0.split(separator: " ")[1]) }
+        }
+        func runs(_ condition: String) throws -> String? {
+            try site.value("SELECT count(*) FROM reactions.match_run WHERE \(condition)")
+        }
+        try await site.site.sealed()
+        try await eventually { try runs("finished_at IS NOT NULL") == "1" }
+        try await site.stack.drained(site.session)
+        try await eventually { try age() == 0 }
+
+        clickHouse.pause()
+        try site.session.execute("UPDATE reactions._mirror SET match_wanted = 'by hand'")
+        // Its row is there before ClickHouse is asked for anything.
+        try await eventually { try runs("finished_at IS NULL AND error IS NULL") == "1" }
+        try MatchSite.write(site.session, seed: 1)
+        try await eventually { try age() ?? 0 > 0.5 }
+        try site.unseen("SELECT 1")
+        try await eventually {
+            try site.value("SELECT match_wanted LIKE '%capture triggers were altered%' FROM reactions._mirror") == "t"
+        }
+        #expect(try runs("finished_at IS NULL AND error IS NULL") == "1")
+
+        // It fails; what was wished for in other words meanwhile is tried once, and so is every later wish.
+        clickHouse.resume()
+        clickHouse.kill()
+        for wish in 1...3 {
+            try await eventually("attempt \(wish)") { try runs("error IS NOT NULL") == "\(wish + 1)" }
+            try site.session.execute("UPDATE reactions._mirror SET match_wanted = 'again \(wish)'")
+        }
+        try await eventually("the last attempt") { try runs("error IS NOT NULL") == "5" }
+        try await eventually { site.stack.agentLog().split(separator: "match failed").count == 6 }
+        #expect(try runs("finished_at IS NULL") == "5")
+    }
+
     @Test("rows that capture did not see are found among the recent ones, without its triggers")
     func recent() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 20_000)

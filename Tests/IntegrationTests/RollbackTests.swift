@@ -33,11 +33,11 @@ private struct RollbackSite {
     }
 
     /// As `CALL reactions.rollback`, on a thread and a session of its own; what it refuses is returned.
-    func rollBack() async throws -> PostgresError? {
+    func rollBack(_ entityType: String = "Image") async throws -> PostgresError? {
         let session = try stack.connect()
         return await onThread {
             do {
-                try session.execute("CALL reactions.rollback('Image')")
+                try session.execute("CALL reactions.rollback('\(entityType)')")
                 return nil
             } catch {
                 return error as? PostgresError
@@ -228,11 +228,14 @@ private final class RollbackWriter: Sendable {
         }
         let other = try await site.rollBack()
         #expect(other?.sqlstate == "55006", "one at a time")
-        try await eventually("it is cancelled") {
-            _ = try site.session.value(
-                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND state = 'active'"
-            )
-            return try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
+        // Once: a second cancel would end the call that withdraws it.
+        try await eventually("it is cancelled while it waits") {
+            try site.session.value(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND datname = current_database() AND wait_event = 'PgSleep'"
+            ) == "1"
+        }
+        try await eventually("it is withdrawn") {
+            try site.session.value("SELECT state FROM reactions.write_back") == "withdrawn"
         }
         let refusal = try await cancelled
         #expect(refusal?.sqlstate == "57014")
@@ -280,6 +283,19 @@ private final class RollbackWriter: Sendable {
         // The table decides.
         #expect(try site.session.value("SELECT reactions.flags(9001, 1)") == "0")
         try await site.expectAgreement(without: 7)
+
+        // A match knows them, and counts them as no difference; nothing of them is repaired.
+        func matched(_ arguments: String...) async throws -> String {
+            try await site.stack.drained(site.session)
+            return try await site.stack.reactiond("match", arguments)
+        }
+        let output = try await matched("--repair")
+        #expect(output.contains("0 differ (4 policy)"), "\(output)")
+        let differences = try site.session.query(
+            "SELECT class, user_id, in_table, in_clickhouse, repaired_at FROM reactions.differences ORDER BY user_id")
+        #expect(differences.map { $0[0] } == Array(repeating: "policy", count: 4), "\(differences)")
+        #expect(
+            try site.session.query("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == [["t"]])
     }
 
     @Test("while ClickHouse is away a rollback waits and says so, and writers go on")
@@ -302,6 +318,42 @@ private final class RollbackWriter: Sendable {
         #expect(try site.phase() == "switch_reads")
         #expect(try site.session.value("SELECT error FROM reactions.write_back") == nil)
         try await site.expectAgreement()
+    }
+
+    @Test("of two types one is rolled back after the other, and the second one says for which it waits")
+    func inTurn() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let (site, agent) = try await RollbackSite.frozen(try await Stack.make(clickHouse: clickHouse))
+        defer { agent.stop(15) }
+        try site.session.execute(
+            """
+            CREATE TABLE post (u bigint, e bigint, k text, PRIMARY KEY (u, e, k));
+            SELECT reactions.attach('post', 'Post', 'u', 'e', 'k', phase => 'switch_reads')
+            """)
+        try site.session.execute("CALL reactions.advance('Post', force => true)")
+        try site.session.execute(
+            "SELECT reactions.react(1, 1, 'Like', 'Post'), reactions.set_flags(3, 990, 5, 'Image')")
+        try await site.stack.drained(site.session)
+        clickHouse.kill()
+        async let image = site.rollBack()
+        try await eventually("it says what it waits for") {
+            try site.session.value("SELECT error IS NOT NULL FROM reactions.write_backs") == "t"
+        }
+        let post = try site.stack.start("rollback", ["Post"], log: "post.log")
+        try await eventually("the command says so") {
+            try String(contentsOfFile: site.stack.path("post.log"), encoding: .utf8)
+                .contains("the rollback of entity type \"Image\" comes first")
+        }
+        let status = try await site.stack.reactiond("status")
+        #expect(status.contains("rolling back: the one of Image comes first"), "\(status)")
+        #expect(status.contains("rolling back: tried again: "), "\(status)")
+        try await clickHouse.restart()
+        let error = try await image
+        #expect(error == nil, "\(String(describing: error))")
+        try await eventually("the other one, too") { !post.isRunning }
+        let phases = try site.session.query("SELECT DISTINCT phase FROM reactions.status()")
+        #expect(phases == [["switch_reads"]])
+        #expect(try site.session.value("SELECT count(*) FROM post") == "1")
     }
 
     @Test("what a ClickHouse has lost at a restart, before the mirror has looked, comes into the table from the outbox")
@@ -342,6 +394,50 @@ private final class RollbackWriter: Sendable {
         #expect(try again.session.value("SELECT finished_at IS NULL FROM reactions.write_back") == "t")
         try again.session.execute("SELECT reactions.set_flags(1, 10000, 9)")
         // Finished within the time that nobody need say that he waits, or withdrawn after it.
+        try await eventually(within: .seconds(60), "it is over") {
+            try again.session.value("SELECT finished_at IS NOT NULL FROM reactions.write_back") == "t"
+        }
+        if try again.phase() == "stop_writes" {
+            #expect(try again.session.value("SELECT state FROM reactions.write_back") == "withdrawn")
+            let error = try await again.rollBack()
+            #expect(error == nil, "\(String(describing: error))")
+        }
+        #expect(try again.phase() == "switch_reads")
+        try await again.expectAgreement()
+    }
+
+    @Test("a standby that is promoted in the middle of a rollback ends it, or leaves it to the next one")
+    func promotedStandby() async throws {
+        let primary = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
+        let (site, first) = try await RollbackSite.frozen(try await Stack.make(postgres: primary))
+        var agent = first
+        defer { agent.stop(15) }
+        try site.change(20_000)
+        try await site.stack.drained(site.session)
+        let replica = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) { path in
+            try await PostgresServer.tool(
+                "pg_basebackup",
+                [
+                    "--pgdata", path, "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname",
+                    primary.conninfo(),
+                ])
+        }
+        let standby = try replica.connect(database: site.stack.database)
+        async let failed = site.rollBack()
+        try await eventually(within: .seconds(60), "the standby has some of it") {
+            try standby.value("SELECT keys_done > 2000 FROM reactions.write_back") == "t"
+        }
+        primary.stop(SIGQUIT)
+        #expect(try await failed != nil)
+        agent.stop(SIGKILL)
+        try standby.execute("SELECT pg_promote()")
+        let moved = try site.stack.moved(to: replica)
+        let again = RollbackSite(stack: moved, session: try moved.connect())
+        #expect(try again.session.value("SELECT finished_at IS NULL FROM reactions.write_back") == "t")
+        #expect(try again.phase() == "stop_writes")
+        try again.session.execute("SELECT reactions.set_flags(1, 10000, 9)")
+        agent = try moved.startAgent()
+        // Who asked for it is gone: it ends in time, or is withdrawn.
         try await eventually(within: .seconds(60), "it is over") {
             try again.session.value("SELECT finished_at IS NOT NULL FROM reactions.write_back") == "t"
         }

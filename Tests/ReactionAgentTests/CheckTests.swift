@@ -1,11 +1,11 @@
 import AgentTestSupport
 import Foundation
 import Pipeline
-import PostgresSource
 import TestSupport
 import RedisStore
 import Testing
 
+@testable import PostgresSource
 @testable import ReactionAgent
 
 @Suite struct CheckTests {
@@ -19,6 +19,25 @@ import Testing
         #expect(ExitCode(IncompatibleExtension(version: nil)) == .configuration)
         #expect(ExitCode(PostgresError(disposition: .reconnect, message: "")) == .unavailable)
         #expect(ExitCode(SinkError(disposition: .retry, message: "")) == .unavailable)
+    }
+
+    @Test(arguments: [
+        ("08006", ExitCode.unavailable), ("57P01", .unavailable), ("28P01", .configuration), ("3D000", .configuration),
+        ("42501", .configuration), ("42P07", .failure), ("42704", .failure), ("40001", .failure), ("55P03", .failure),
+        ("55000", .failure), ("2BP01", .failure), ("53100", .failure), ("XX000", .failure),
+    ])
+    func whatPostgreSQLRefusesIsAFailureOfTheCommand(sqlState: String, code: ExitCode) {
+        let error = PostgresError(
+            disposition: PostgresError.disposition(sqlState: sqlState), sqlState: sqlState, message: "")
+        #expect(ExitCode(error) == code)
+    }
+
+    @Test func aRefusalIsToldWithItsDetailAndHint() {
+        var error = PostgresError(disposition: .stop, sqlState: "55000", message: "not ready (a: 1.\nb: 2.)")
+        error.detail = "a: 1.\nb: 2."
+        error.hint = "Wait."
+        #expect(ExitCode.explanation(of: error) == "not ready\ndetail: a: 1.\n        b: 2.\nhint: Wait.")
+        #expect(ExitCode.explanation(of: PostgresError(disposition: .stop, message: "a standby")) == "a standby")
     }
 
     @Test func redisIsCheckedForVersionAndEviction() async throws {
@@ -48,6 +67,9 @@ import Testing
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
         for user in 0..<3 { try writer.writeEvent(user: Int64(user), entity: 1, set: 1) }
+        try writer.execute(
+            "INSERT INTO reactions.write_backs (entity_type, keys_done, waits_for) VALUES ('Image', 7, NULL), ('Post', 0, 'Image')"
+        )
         let source = database.source()
         try await source.open()
         let report = try await source.report()
@@ -55,6 +77,8 @@ import Testing
         #expect(report.leaderPID == nil)
         #expect(report.types.map(\.entityType) == ["Image", "Post"])
         #expect(report.table.contains("none: nothing is mirrored"))
+        #expect(report.table.contains("epoch 0; rolling back: 7 of ? reactions written back"))
+        #expect(report.table.contains("epoch 0; rolling back: the one of Image comes first"))
         let copy = try JSONDecoder().decode(MirrorReport.self, from: try JSONEncoder().encode(report))
         #expect(copy == report)
     }

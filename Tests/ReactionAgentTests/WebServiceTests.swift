@@ -29,4 +29,23 @@ import Testing
         await group.triggerGracefulShutdown()
         try await running
     }
+
+    @Test("a gauge is left out as long as its value is not known, and by whoever does not lead")
+    func unknown() {
+        let metrics = Metrics()
+        let names = [
+            "reactiond_outbox_oldest_event_seconds", "reactiond_erasure_pending_users",
+            "reactiond_erasure_oldest_seconds",
+        ]
+        func shown() -> [String] { names.filter { metrics.text().contains("\n\($0) ") } }
+        metrics.update { $0.role = .leading }
+        #expect(shown() == [])
+        metrics.update {
+            $0.outboxAge = 0
+            $0.erasures = (0, 0)
+        }
+        #expect(shown() == names)
+        metrics.update { $0.role = .following }
+        #expect(!shown().contains(names[0]))
+    }
 }

@@ -220,32 +220,44 @@ try_keys(const WriteBack *work, int first, int count)
 
 /*
  * Writes a key that is refused as a whole, part by part: what was taken away is, whatever becomes of what was set, and of several kinds
- * only those are missing that the table does not want. Returns what it refused, or NULL.
+ * only those are missing that the table does not want. Returns what it refused, or NULL; "flags" are the kinds of that.
  */
 static char *
-write_in_parts(const WriteBack *work, int i)
+write_in_parts(const WriteBack *work, int i, int32 *flags)
 {
 	const ReactionType *type = work->type;
 	int32		set_mask = DatumGetInt32(work->set_masks[i]);
 	int32		clear_mask = DatumGetInt32(work->clear_masks[i]) & ~set_mask;
+	bool		replaces = type->exclusive && set_mask != 0;
 	Datum		set = Int32GetDatum(0);
-	Datum		clear = Int32GetDatum(type->exclusive && set_mask != 0 ? type->all_flags : clear_mask);
+	Datum		clear = Int32GetDatum(replaces ? type->all_flags : clear_mask);
 	WriteBack	part = {
 		work->type, 1, &work->user_ids[i], &work->entity_ids[i], &set, &clear, &work->created_at[i]
 	};
 	char	   *refused = try_keys(&part, 0, 1);
 
+	*flags = refused != NULL ? clear_mask & type->all_flags : 0;
 	clear = Int32GetDatum(0);
 	for (size_t kind = 0; kind < type->boundary.kind_count; kind++)
 	{
+		int32		flag = set_mask & type->boundary.kinds[kind].flag;
 		char	   *problem;
 
-		set = Int32GetDatum(set_mask & type->boundary.kinds[kind].flag);
-		if (DatumGetInt32(set) == 0)
+		if (flag == 0)
 			continue;
+		set = Int32GetDatum(flag);
 		problem = try_keys(&part, 0, 1);
 		if (problem != NULL)
+		{
 			refused = problem;
+			*flags |= flag;
+		}
+		else if (replaces)
+		{
+			/* The row that would not go has become this one. */
+			refused = NULL;
+			*flags = 0;
+		}
 	}
 	return refused;
 }
@@ -314,7 +326,7 @@ arguments_of(FunctionCallInfo fcinfo)
 
 PG_FUNCTION_INFO_V1(reactions_write_back);
 
-/* _write_back(entity_type, user_ids, entity_ids, set_masks, clear_masks, created_at) returns setof (user_id, entity_id, problem) */
+/* _write_back(entity_type, user_ids, entity_ids, set_masks, clear_masks, created_at) returns setof (place, user_id, entity_id, flags, problem) */
 Datum
 reactions_write_back(PG_FUNCTION_ARGS)
 {
@@ -329,13 +341,14 @@ reactions_write_back(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	for (int i = 0; i < work.count; i++)
 	{
-		char	   *problem = try_keys(&work, i, 1) == NULL ? NULL : write_in_parts(&work, i);
-		Datum		values[3] = {work.user_ids[i], work.entity_ids[i], (Datum) 0};
-		bool		nulls[3] = {false};
+		int32		flags = 0;
+		char	   *problem = try_keys(&work, i, 1) == NULL ? NULL : write_in_parts(&work, i, &flags);
+		Datum		values[5] = {Int32GetDatum(i + 1), work.user_ids[i], work.entity_ids[i], Int32GetDatum(flags), (Datum) 0};
+		bool		nulls[5] = {false};
 
 		if (problem == NULL)
 			continue;
-		values[2] = CStringGetTextDatum(problem);
+		values[4] = CStringGetTextDatum(problem);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -39,6 +39,22 @@ SELECT reactions._write_back_page(:request, 0, '{}', '{}', '{}', '{}', '{}', 0, 
 SELECT reactions._withdraw_deserted();
 SELECT state, error FROM reactions.write_backs ORDER BY write_back_id DESC LIMIT 1;
 
+-- One type after the other.
+CREATE TABLE test.second (LIKE test.returning INCLUDING ALL);
+SELECT reactions.attach('test.second', 'Second', 'u', 'e', 'k', 'at', phase => 'switch_reads');
+CALL reactions.advance('Second', true);
+SELECT reactions._request_write_back('Returning') AS request, reactions._request_write_back('Second') AS second \gset
+SELECT entity_type, state, waits_for FROM reactions.write_backs WHERE finished_at IS NULL ORDER BY write_back_id;
+SELECT reactions._tell_write_back(w, 'Returning') FROM reactions.write_back w WHERE write_back_id = :request;
+SELECT reactions._tell_write_back(w, 'Second') FROM reactions.write_back w WHERE write_back_id = :second;
+SELECT state FROM reactions._await_write_back(:request, true);
+SELECT reactions._tell_write_back(w, 'Second') FROM reactions.write_back w WHERE write_back_id = :second;
+SELECT state FROM reactions._await_write_back(:second, true);
+SELECT entity_type, waits_for FROM reactions.write_backs WHERE waits_for IS NOT NULL;
+SELECT reactions._flip('Second', 'stop_writes', 'switch_reads', true, NULL);
+SELECT reactions.detach('Second');
+DROP TABLE test.second;
+
 -- The agent's steps. Only the last one that took it up writes.
 SELECT reactions._request_write_back('Returning') AS request \gset
 UPDATE reactions.write_back SET term = 2 WHERE write_back_id = :request;
@@ -47,6 +63,26 @@ SELECT reactions._write_back_page(:request, 2, '{1,77,4}', '{1,1,1}', '{2,1,5}',
 SELECT keys_done, users_done, state FROM reactions.write_back WHERE write_back_id = :request;
 SELECT u, e, k, at FROM test.returning ORDER BY 1, 2, 3;
 SELECT user_id, entity_id, flags, problem FROM reactions.write_back_refused;
+
+-- A kind that is refused stays noted until it is written, or taken away again: within a call and in a later one.
+SELECT reactions._write_back_page(:request, 2, '{77,77,78,78,78}', '{1,2,1,1,1}', '{6,3,1,2,0}', '{0,0,0,0,1}',
+    array_fill('2021-01-01'::timestamptz, '{5}'), 5, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+SELECT reactions._write_back_page(:request, 2, '{77,78,77}', '{1,1,2}', '{0,0,0}', '{3,2,8}', array_fill('2021-01-01'::timestamptz, '{3}'), 3, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+INSERT INTO test.reactor VALUES (77);
+SELECT reactions._write_back_page(:request, 2, '{77,77}', '{2,1}', '{1,4}', '{0,0}', array_fill('2021-01-01'::timestamptz, '{2}'), 2, 78);
+SELECT user_id, entity_id, flags FROM reactions.write_back_refused ORDER BY 1, 2;
+-- So does one that the table will not give up.
+CREATE FUNCTION test.keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'it stays'; END $$;
+CREATE TRIGGER keep BEFORE DELETE ON test.returning FOR EACH ROW WHEN (OLD.u = 77) EXECUTE FUNCTION test.keep();
+SELECT reactions._write_back_page(:request, 2, '{77}', '{1}', '{8}', '{4}', array_fill('2021-01-01'::timestamptz, '{1}'), 2, 78);
+SELECT user_id, entity_id, flags, problem FROM reactions.write_back_refused WHERE entity_id = 1;
+DROP TRIGGER keep ON test.returning;
+SELECT reactions._write_back_page(:request, 2, '{77,77}', '{1,2}', '{0,0}', '{15,15}', array_fill('2021-01-01'::timestamptz, '{2}'), 2, 78);
+SELECT count(*) FROM reactions.write_back_refused;
+SELECT reactions._write_back_page(:request, 2, '{77}', '{1}', '{1}', '{0}', '{2021-01-01}', 1, 78);
+SELECT reactions._write_back_page(:request, 2, '{80}', '{1}', '{1}', '{0}', '{2021-01-01}', 1, 80);
 
 -- Events behind a snapshot, in version order; who and what is gone takes everything with it that came before.
 INSERT INTO reactions._mirror DEFAULT VALUES ON CONFLICT DO NOTHING;
