@@ -205,7 +205,7 @@ import Testing
 
         let waiting = RedisQuestion(settings: try settings(cluster))
         async let answer = waiting.ask(commands)
-        try await eventually("the question was asked") { try target.connect().askings() > 2 }
+        try await eventually("the question was asked again") { try source.connect().refusals("TRYAGAIN") > 3 }
         try cluster.moveKeys(of: slot, from: source, to: target)
         #expect(try await answer == .integer(2))
         try cluster.finishMove(of: slot, to: target)
@@ -247,10 +247,10 @@ extension TestSupport.RedisReply {
 }
 
 extension TestSupport.RedisConnection {
-    /// How often the server was told that what comes is on its way.
-    fileprivate func askings() throws -> Int {
-        let stats = try command("INFO", "commandstats").string ?? ""
-        let line = stats.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_asking:calls=") }
-        return line?.split(separator: "=").dropFirst().first.flatMap { Int($0.prefix { $0.isNumber }) } ?? 0
+    /// How often the server has answered with an error of this word.
+    fileprivate func refusals(_ word: String) throws -> Int {
+        let stats = try command("INFO", "errorstats").string ?? ""
+        let line = stats.split(whereSeparator: \.isNewline).first { $0.hasPrefix("errorstat_\(word):count=") }
+        return line?.split(separator: "=").last.flatMap { Int($0) } ?? 0
     }
 }
