@@ -58,7 +58,7 @@ enum WarmUp {
         answer.append(marker)
         let reader = ReplyReader()
         answer.bytes.withUnsafeBytes { bytes in _ = try? reader.feed(bytes) }
-        _ = RedisIdentity(info: Array("redis_mode:standalone\r\nrun_id:0\r\nrole:master\r\nmaster_replid:0\r\n".utf8)[...])
+        _ = RedisIdentity(info: Array("run_id:0\r\nrole:master\r\nmaster_replid:0\r\n".utf8)[...])
         _ = try? UserMapReading(wholeMapOf: reader.replies, at: 0, stamp: stamp)
         _ = try? UserMapReading(fields: 1, of: reader.replies, at: 0, stamp: stamp)
     }

@@ -31,7 +31,8 @@ extension Boundary {
             let users = try users(cluster, caller)
             for user in users { #expect(try caller.read(user: user, [7, 8]).wanted == [nil]) }
             for user in users {
-                #expect(try caller.read(user: user, [7, 8]) == .init(flags: [7: 5, 8: 0], isComplete: true, wanted: []))
+                #expect(
+                    try caller.read(user: user, [7, 8]) == .init(flags: [7: 5, 8: 0], isComplete: true, wanted: []))
                 #expect(try caller.read(user: user, nil) == .init(flags: [7: 5], isComplete: true, wanted: []))
             }
             for (server, user) in zip(cluster.servers, users) {
@@ -204,7 +205,8 @@ extension Boundary {
 
         @Test func passwordsAndRights() async throws {
             let cluster = try await RedisCluster.start(
-                configuration: ["user app on >right ~* +@all", "user weak on >right ~* +@all -@scripting"], password: "right")
+                configuration: ["user app on >right ~* +@all", "user weak on >right ~* +@all -@scripting"],
+                password: "right")
             let caller = caller(cluster)
             func failure() -> Int32? {
                 do {

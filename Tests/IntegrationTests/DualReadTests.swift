@@ -26,7 +26,9 @@ import Testing
             "SELECT sum(reads), sum(failed), sum(ids), sum(hits), sum(differing) FROM reactions.compared_reads")[0]
     }
 
-    @Test("every read is compared at share 1, none at 0, and the first one is the miss that fills the map", arguments: RedisKind.allCases)
+    @Test(
+        "every read is compared at share 1, none at 0, and the first one is the miss that fills the map",
+        arguments: RedisKind.allCases)
     func share(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try dualRead(stack)
@@ -40,7 +42,9 @@ import Testing
         #expect(left == .integer(0))
     }
 
-    @Test("a wrong map is no wrong answer, is found, mended and named, and holds up the next phase", arguments: RedisKind.allCases)
+    @Test(
+        "a wrong map is no wrong answer, is found, mended and named, and holds up the next phase",
+        arguments: RedisKind.allCases)
     func staleCache(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try dualRead(stack)

@@ -2,7 +2,9 @@ import TestSupport
 import Testing
 
 @Suite("Reading") struct ReadTests {
-    @Test("a native reaction is read from Redis, and from ClickHouse under the outbox when Redis has lost it", arguments: RedisKind.allCases)
+    @Test(
+        "a native reaction is read from Redis, and from ClickHouse under the outbox when Redis has lost it",
+        arguments: RedisKind.allCases)
     func native(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
@@ -26,7 +28,9 @@ import Testing
         #expect(try session.value("SELECT reactions.flags(1, 10)") == "2")
     }
 
-    @Test("a second read of a user asks Redis only, and a read of many rows makes at most two round trips", arguments: RedisKind.allCases)
+    @Test(
+        "a second read of a user asks Redis only, and a read of many rows makes at most two round trips",
+        arguments: RedisKind.allCases)
     func roundTrips(kind: RedisKind) async throws {
         let postgres = try await PostgresServer.start()
         let stack = try await Stack.make(postgres: postgres, redis: kind.shared())
@@ -47,7 +51,9 @@ import Testing
         #expect(try stack.counter("redis_round_trips", session) - trips <= 2)
     }
 
-    @Test("an attached table answers misses, its changes reach the map, and another session sees them after the commit", arguments: RedisKind.allCases)
+    @Test(
+        "an attached table answers misses, its changes reach the map, and another session sees them after the commit",
+        arguments: RedisKind.allCases)
     func attached(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
@@ -75,7 +81,8 @@ import Testing
     }
 
     @Test(
-        "a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache", arguments: RedisKind.allCases)
+        "a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache",
+        arguments: RedisKind.allCases)
     func ownChanges(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
@@ -93,7 +100,8 @@ import Testing
         #expect(try other.value("SELECT reactions.flags(4, 1)") == "0")
     }
 
-    @Test("a session that has just connected sees what it has written, without the agent", arguments: RedisKind.allCases)
+    @Test(
+        "a session that has just connected sees what it has written, without the agent", arguments: RedisKind.allCases)
     func readYourWrites(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()

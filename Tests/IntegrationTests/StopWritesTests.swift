@@ -49,7 +49,9 @@ import Testing
         }
     }
 
-    @Test("a transaction sees its own changes over the frozen table's last state, and toggles what others have written", arguments: RedisKind.allCases)
+    @Test(
+        "a transaction sees its own changes over the frozen table's last state, and toggles what others have written",
+        arguments: RedisKind.allCases)
     func ownChanges(kind: RedisKind) async throws {
         let stack = try await Stack.make(redis: kind.shared())
         let session = try switched(stack)

@@ -1,8 +1,8 @@
 import AgentTestSupport
 import Foundation
 import Pipeline
-import TestSupport
 import RedisStore
+import TestSupport
 import Testing
 
 @testable import PostgresSource

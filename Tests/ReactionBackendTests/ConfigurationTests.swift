@@ -9,7 +9,8 @@ import Testing
         #expect(try RedisEndpoint("redis://cache") == RedisEndpoint("redis://cache:6379/0"))
         #expect(try RedisEndpoint("redis://[::1]:7000/3").way == .servers([.tcp(host: "::1", port: 7000)]))
         #expect(try RedisEndpoint("redis://[::1]:7000/3").database == 3)
-        #expect(try RedisEndpoint("unix:///run/redis.sock?db=2").way == .servers([.unixSocket(path: "/run/redis.sock")]))
+        #expect(
+            try RedisEndpoint("unix:///run/redis.sock?db=2").way == .servers([.unixSocket(path: "/run/redis.sock")]))
         #expect(try RedisEndpoint("unix:///run/redis.sock?db=2").database == 2)
         #expect(
             try RedisEndpoint("redis://a:7000,[::1],b").way

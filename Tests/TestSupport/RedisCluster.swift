@@ -103,9 +103,11 @@ public final class RedisCluster: RedisDeployment {
     }
 
     /// Moves up to `count` keys of the slot, all of them by default.
-    public func moveKeys(of slot: Int, from source: RedisServer, to target: RedisServer, count: Int = 1_000_000) throws {
+    public func moveKeys(of slot: Int, from source: RedisServer, to target: RedisServer, count: Int = 1_000_000) throws
+    {
         let redis = try source.connect()
-        let keys = try redis.command("CLUSTER", "GETKEYSINSLOT", "\(slot)", "\(count)").array?.compactMap(\.string) ?? []
+        let keys =
+            try redis.command("CLUSTER", "GETKEYSINSLOT", "\(slot)", "\(count)").array?.compactMap(\.string) ?? []
         guard !keys.isEmpty else { return }
         let reply = try redis.command(
             ["MIGRATE", "127.0.0.1", "\(target.port)", "", "0", "5000", "KEYS"] + keys)

@@ -23,7 +23,9 @@ public final class RedisSentinels: RedisDeployment {
         let secrets = password.map { ["masterauth \($0)"] } ?? []
         let master = try await RedisServer.start(configuration: configuration + secrets, password: password)
         let replica = try await RedisServer.start(
-            configuration: configuration + secrets + ["replicaof 127.0.0.1 \(master.port)", "repl-diskless-sync-delay 0"],
+            configuration: configuration + secrets + [
+                "replicaof 127.0.0.1 \(master.port)", "repl-diskless-sync-delay 0",
+            ],
             password: password)
         var sentinels: [RedisServer] = []
         for _ in 0..<3 {

@@ -17,7 +17,8 @@ public struct Stack: Sendable {
     public static let preloaded = Shared { try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) }
 
     public static func make(
-        postgres: PostgresServer? = nil, redis: (any RedisDeployment)? = nil, clickHouse: (any ClickHouseEndpoint)? = nil,
+        postgres: PostgresServer? = nil, redis: (any RedisDeployment)? = nil,
+        clickHouse: (any ClickHouseEndpoint)? = nil,
         clickHouseHost: String? = nil
     ) async throws -> Stack {
         let postgres = if let postgres { postgres } else { try await preloaded.value }
@@ -45,7 +46,8 @@ public struct Stack: Sendable {
     public func moved(to postgres: PostgresServer) throws -> Stack {
         Stack(
             postgres: postgres, redis: redis, redisDeployment: redisDeployment, clickHouse: clickHouse,
-            database: database, prefix: prefix, clickHouseDatabase: clickHouseDatabase, directory: try TemporaryDirectory())
+            database: database, prefix: prefix, clickHouseDatabase: clickHouseDatabase,
+            directory: try TemporaryDirectory())
     }
 
     /// Sets `reactions.<name>` for new sessions of the database.
