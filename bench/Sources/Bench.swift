@@ -11,7 +11,8 @@ struct Bench: AsyncParsableCommand {
             "figure <name> <value>".
             """,
         subcommands: [
-            Reads.self, Writes.self, EntityCounts.self, Mirror.self, Backfill.self, Migration.self, Memory.self, Viral.self,
+            Reads.self, Writes.self, EntityCounts.self, Mirror.self, Backfill.self, Migration.self, Memory.self,
+            Viral.self,
         ])
 }
 

@@ -31,7 +31,7 @@ struct Viral: AsyncParsableCommand {
         let slices = try await grow(load, site, report)
         try await table(slices, load, &report)
 
-        let reads = try await ViralReads(site: site, load: load, rounds: options.short ? 100 : 5_000).run()
+        let reads = try await ViralReads(site: site, load: load, rounds: options.short ? 100 : 2_000).run()
         try table(reads, &report)
 
         try await load.change(options.short ? 1_000 : 10_000)
@@ -59,7 +59,7 @@ struct Viral: AsyncParsableCommand {
         for target in [10, 100, 1_000, Self.threshold / 2, Self.threshold - 1, Self.threshold] {
             try add(try await load.grow(to: target))
         }
-        let liveEvents = options.short ? 500 : 20_000
+        let liveEvents = options.short ? 500 : 5_000
         let small = try await load.grow(to: load.reactions + liveEvents, rowsPerTransaction: 1)
         for target in stride(from: sliceEvents, through: limit, by: sliceEvents) {
             try add(try await load.grow(to: target))

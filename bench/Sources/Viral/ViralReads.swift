@@ -46,9 +46,31 @@ struct ViralReads {
     func run() async throws -> [Outcome] {
         var outcomes: [Outcome] = []
         let flags = Self.calls[Self.calls.count - 1].sql
-        for viewer in 1...Self.viewers { try site.session.query(flags, [String(viewer)]) }
+        try await readOnce(flags)
         for call in Self.calls { outcomes.append(try await measure(call)) }
         return outcomes
+    }
+
+    /// Puts the maps of those who come back into Redis.
+    private func readOnce(_ sql: String) async throws {
+        do {
+            let session = try Self.viewer(site.stack)
+            for viewer in 1...Self.viewers { try session.query(sql, [String(viewer)]) }
+        }
+        try await viewersHaveLeft()
+    }
+
+    private static func viewer(_ stack: Stack) throws -> PostgresConnection {
+        let session = try stack.connect()
+        try session.execute("SET application_name = 'viewer'")
+        return session
+    }
+
+    /// What a session has counted is there for all when it has ended.
+    private func viewersHaveLeft() async throws {
+        try await eventually("the viewers' sessions have ended") {
+            try site.session.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'viewer'") == "0"
+        }
     }
 
     private func measure(_ call: (name: String, sql: String)) async throws -> Outcome {
@@ -58,8 +80,7 @@ struct ViralReads {
         let nobodyYet = Atomic(Self.viewers)
         let writer = try writer(until: end)
         let samples = try await runClients(Self.clients) { client in
-            let session = try stack.connect()
-            try session.execute("SET application_name = 'viewer'")
+            let session = try Self.viewer(stack)
             var samples = Samples()
             for round in 0..<rounds {
                 let isNew = call.sql.contains("flags($1") && round % Self.newViewers == 0
@@ -75,10 +96,7 @@ struct ViralReads {
         end.raise()
         let writes = try await writer.value
         load.written(writes)
-        // What a session has counted is there when it has ended.
-        try await eventually("the viewers' sessions have ended") {
-            try site.session.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'viewer'") == "0"
-        }
+        try await viewersHaveLeft()
         let after = try readings()
         var times = Samples()
         for time in samples.flatMap(\.values) { times.add(time) }
