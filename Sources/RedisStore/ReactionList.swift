@@ -8,7 +8,7 @@ public import ReactionModel
 public struct ReactionList: Equatable, Sendable {
     /// The first byte; another one is another format.
     private static let format: UInt8 = 1
-    private static let headerWidth = 29
+    static let headerWidth = 29
     private static let positionWidth = 19
 
     /// 16 hexadecimal digits, those of the entity's marker.
@@ -44,7 +44,7 @@ public struct ReactionList: Equatable, Sendable {
 
     /// - Parameter allFlags: the bits of all kinds of the type, which decide the width of a record.
     public func packed(allFlags: Int32) -> [UInt8] {
-        let width = allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+        let width = Self.flagsWidth(allFlags: allFlags)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(Self.headerWidth &+ reactors.count &* (Self.positionWidth &+ width))
         bytes.append(Self.format)
@@ -56,6 +56,27 @@ public struct ReactionList: Equatable, Sendable {
             bytes.append(bigEndian: UInt64(UInt32(bitPattern: reactor.flags)), width: width)
         }
         return bytes
+    }
+
+    private static func flagsWidth(allFlags: Int32) -> Int {
+        allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+    }
+
+    static func recordWidth(flagsWidth: Int) -> Int { positionWidth &+ flagsWidth }
+
+    /// The bytes of a list that begins with as many reactors.
+    public static func width(reactors: Int, allFlags: Int32) -> Int {
+        headerWidth &+ reactors &* recordWidth(flagsWidth: flagsWidth(allFlags: allFlags))
+    }
+
+    /// What precedes the records, if the list is one of the nonce.
+    static func header(_ bytes: UnsafeRawBufferPointer, nonce: [UInt8]) -> (flagsWidth: Int, hasFloor: Bool)? {
+        guard bytes.count >= headerWidth, bytes[0] == format, [1, 2, 4].contains(bytes[1]),
+            let packed = packedNonce(nonce),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt64.self)) == packed
+        else { return nil }
+        // The lowest of all positions is zero in every byte.
+        return (Int(bytes[1]), bytes[10..<headerWidth].contains { $0 != 0 })
     }
 
     /// Below everybody.
