@@ -33,6 +33,20 @@ public struct EntityChange: Equatable, Sendable {
     /// Events that changed something, and the time of the newest one's write in microseconds since 1970-01-01 UTC.
     public var events: Int
     public var writtenAt: Int64
+
+    /// Changes of users whose kinds changed once each.
+    public init(typeID: Int16, entityID: Int64, users: [UserChange], allFlags: Int32, writtenAt: Int64) {
+        self.typeID = typeID
+        self.entityID = entityID
+        self.users = users
+        self.writtenAt = writtenAt
+        events = users.count
+        deltas = .counts(of: allFlags)
+        for user in users {
+            deltas.add(1, to: user.after & ~user.before & allFlags)
+            deltas.add(-1, to: user.before & ~user.after & allFlags)
+        }
+    }
 }
 
 /// Where an event goes in the order of a fold.
@@ -72,8 +86,7 @@ extension [Event] {
             if change?.entityID != key.entityID || change?.typeID != key.typeID {
                 if let change { changes.append(change) }
                 change = EntityChange(
-                    typeID: key.typeID, entityID: key.entityID, deltas: .counts(of: type.all), users: [], events: 0,
-                    writtenAt: .min)
+                    typeID: key.typeID, entityID: key.entityID, users: [], allFlags: type.all, writtenAt: .min)
             }
             change?.add(self[Int(key.position)], type.all, type.mode)
         }

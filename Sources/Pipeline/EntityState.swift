@@ -8,7 +8,9 @@ public import RedisStore
 /// doubt is not in the list, above whom the floor is then raised, and makes the number of users unknown.
 public struct EntityState: Equatable, Sendable {
     /// Something that a state made of all events cannot be.
-    public struct Fault: Error, Equatable {}
+    public struct Fault: Error, Equatable {
+        public init() {}
+    }
 
     /// Reactors of a sample.
     public static let sampleSize = 1_000

@@ -1,4 +1,5 @@
 internal import Glibc
+public import ReactionModel
 public import RedisStore
 
 /// When an entity becomes viral, and when it ceases to be. Sizes are totals: the sum of the kinds' counts, which is always known.
@@ -13,20 +14,12 @@ public struct Tiering: Sendable {
         case rate
     }
 
-    public var viralThreshold: Int64
-    /// Below it a viral entity becomes regular again.
-    public var regularThreshold: Int64
     /// How long an entity stays viral at least.
     public var dwell: Duration
     /// How far a rate is trusted; zero: not at all.
     public var horizon: Duration
 
-    public init(
-        viralThreshold: Int64 = 10_000, regularThreshold: Int64 = 8_000, dwell: Duration = .seconds(600),
-        horizon: Duration = .seconds(60)
-    ) {
-        self.viralThreshold = viralThreshold
-        self.regularThreshold = regularThreshold
+    public init(dwell: Duration = .seconds(600), horizon: Duration = .seconds(60)) {
         self.dwell = dwell
         self.horizon = horizon
     }
@@ -38,12 +31,12 @@ public struct Tiering: Sendable {
     ///   - rate: reactions per second.
     ///   - age: how long it has been in its tier.
     public func decide(
-        _ tier: EntityTier?, total: Int64, rate: Double, for age: Duration
+        _ tier: EntityTier?, of type: EntityType, total: Int64, rate: Double, for age: Duration
     ) -> (tier: EntityTier, reason: Reason) {
         let expected = Double(total) + max(rate, 0) * (horizon / .seconds(1))
-        if total >= viralThreshold { return (.viral, .many) }
-        if expected >= Double(viralThreshold) { return (.viral, .rate) }
-        if tier == .viral, total >= regularThreshold || age < dwell { return (.viral, .many) }
+        if total >= type.viralThreshold { return (.viral, .many) }
+        if expected >= Double(type.viralThreshold) { return (.viral, .rate) }
+        if tier == .viral, total >= type.regularThreshold || age < dwell { return (.viral, .many) }
         return (.regular, .few)
     }
 }

@@ -140,7 +140,15 @@ private struct Truth {
 }
 
 @Suite struct TieringTests {
-    private let tiering = Tiering(viralThreshold: 100, regularThreshold: 80, dwell: .seconds(60), horizon: .seconds(10))
+    private func decide(
+        _ tier: EntityTier?, total: Int64, rate: Double, for age: Duration
+    ) throws -> (tier: EntityTier, reason: Tiering.Reason) {
+        var type = try makeType(.multi)
+        type.viralThreshold = 100
+        type.regularThreshold = 80
+        return Tiering(dwell: .seconds(60), horizon: .seconds(10)).decide(
+            tier, of: type, total: total, rate: rate, for: age)
+    }
 
     @Test func aPostThatGoesUpAndDownAroundAThresholdDoesNotFlap() {
         for (low, high) in [(95, 105), (75, 85), (70, 110)] as [(Int64, Int64)] {
@@ -149,7 +157,7 @@ private struct Truth {
             var changes = 0
             for second in 0..<600 {
                 let total = second.isMultiple(of: 2) ? high : low
-                let decided = tiering.decide(tier, total: total, rate: 0, for: .seconds(second - since)).tier
+                let decided = try decide(tier, total: total, rate: 0, for: .seconds(second - since)).tier
                 if decided != tier {
                     tier = decided
                     since = second
@@ -161,15 +169,15 @@ private struct Truth {
         }
     }
 
-    @Test func aRateForetellsAndHolds() {
-        #expect(tiering.decide(.regular, total: 50, rate: 4, for: .seconds(1)).tier == .regular)
-        let early = tiering.decide(.regular, total: 50, rate: 5, for: .seconds(1))
+    @Test func aRateForetellsAndHolds() throws {
+        #expect(try decide(.regular, total: 50, rate: 4, for: .seconds(1)).tier == .regular)
+        let early = try decide(.regular, total: 50, rate: 5, for: .seconds(1))
         #expect(early.tier == .viral && early.reason == .rate)
-        #expect(tiering.decide(.viral, total: 50, rate: 5, for: .seconds(1_000)).tier == .viral)
-        #expect(tiering.decide(.viral, total: 50, rate: 1, for: .seconds(59)).tier == .viral)
-        #expect(tiering.decide(.viral, total: 79, rate: 1, for: .seconds(60)).tier == .regular)
-        #expect(tiering.decide(nil, total: 100, rate: 0, for: .zero).reason == .many)
-        #expect(tiering.decide(nil, total: 99, rate: 0, for: .zero).tier == .regular)
+        #expect(try decide(.viral, total: 50, rate: 5, for: .seconds(1_000)).tier == .viral)
+        #expect(try decide(.viral, total: 50, rate: 1, for: .seconds(59)).tier == .viral)
+        #expect(try decide(.viral, total: 79, rate: 1, for: .seconds(60)).tier == .regular)
+        #expect(try decide(nil, total: 100, rate: 0, for: .zero).reason == .many)
+        #expect(try decide(nil, total: 99, rate: 0, for: .zero).tier == .regular)
     }
 
     @Test func aMeterTellsTheRateOfWrites() {
