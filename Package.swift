@@ -112,7 +112,8 @@ let package = Package(
             dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(
-            name: "PipelineTests", dependencies: ["ClickHouseStore", "Pipeline", "ReactionModel"], swiftSettings: agent),
+            name: "PipelineTests", dependencies: ["ClickHouseStore", "Pipeline", "ReactionModel", "RedisStore"],
+            swiftSettings: agent),
         .testTarget(
             name: "PostgresSourceTests",
             dependencies: ["PostgresSource", "Pipeline", "AgentTestSupport", "TestSupport"],

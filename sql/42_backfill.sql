@@ -53,7 +53,9 @@ BEGIN
     FOR attempt IN 1..100 LOOP
         BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', of_type.legacy_table);
-            UPDATE reactions.entity_type t SET backfilled = false WHERE t.type_id = of_type.type_id AND t.phase = of_type.phase;
+            -- Sealing changes what ClickHouse says of counts: those in Redis are counted on from what it said before.
+            UPDATE reactions.entity_type t SET backfilled = false, epoch = t.epoch + 1
+            WHERE t.type_id = of_type.type_id AND t.phase = of_type.phase;
             IF NOT FOUND THEN
                 PERFORM reactions._refuse(format('entity type "%s" is no longer in phase %s', $1, of_type.phase),
                     'Somebody else has changed it; reactions.status() tells the phase.', 'serialization_failure');

@@ -13,8 +13,11 @@ public protocol Cache: Sendable {
 /// The cache could not be offered the events. They are offered again until the epoch is raised instead.
 public struct CacheError: Error, Sendable {
     public var message: String
+    /// Types of which what was offered before is not there any more: a server was given older contents while it ran.
+    public var displacedTypes: Set<Int16>
 
-    public init(message: String) {
+    public init(message: String, displacedTypes: Set<Int16> = []) {
         self.message = message
+        self.displacedTypes = displacedTypes
     }
 }

@@ -4,7 +4,8 @@ public import ReactionModel
 ///
 /// Redis does not wait for ClickHouse, nor the other way round: each has a lane, batches pass it in order, and new batches are formed
 /// while a lane backs off, the more slowly the more are under way. A failure of PostgreSQL ends the term: the next one takes up the
-/// batches whose rows are not finished. Only that a user or an entity is gone Redis hears on a third lane, when ClickHouse has it. Times are those of a monotonic clock; nothing here waits.
+/// batches whose rows are not finished. That a user or an entity is gone Redis hears when ClickHouse has it, and so it does what is to
+/// be counted: each on a lane of its own. Times are those of a monotonic clock; nothing here waits.
 public struct Mirror: Sendable {
     public enum Action: Sendable {
         /// Look into the outbox and form a batch if there is something.
@@ -12,11 +13,13 @@ public struct Mirror: Sendable {
         case setAsleep(Bool)
         case awaitBell
         case apply(Batch)
-        /// Redis could not be offered what is under way: make the user maps of these types absent instead.
+        /// Redis could not be offered what is under way: make user maps and entities of these types absent instead.
         case raiseEpochs(Set<Int16>, insteadOf: Offer, through: BatchNumber)
         case send(Batch)
         /// ClickHouse has confirmed the batch: tell Redis which users and entities are gone by it.
         case remove(Batch)
+        /// ClickHouse has confirmed the batch: count it in the entities that Redis holds.
+        case count(Batch)
         case finish(Batch, LagHistogram)
         /// Say the time again at this moment.
         case wait(until: Duration)
@@ -39,6 +42,8 @@ public struct Mirror: Sendable {
         /// Users and entities that are gone, after ClickHouse has confirmed it: a map that begins after the offer is made of what
         /// ClickHouse says, and finds nothing of them in the outbox.
         case removals
+        /// Changed counts and reactors of entities, after ClickHouse has confirmed it: an entity is made of what ClickHouse says.
+        case counts
     }
 
     public struct Settings: Sendable {
@@ -62,12 +67,14 @@ public struct Mirror: Sendable {
         var batch: Batch
         var isApplied = false
         var isRemoved: Bool
+        var isCounted: Bool
         /// The lag once ClickHouse has confirmed the batch.
         var confirmedLag: LagHistogram?
 
         init(_ batch: Batch) {
             self.batch = batch
             isRemoved = !batch.hasRemovals
+            isCounted = batch.events == 0
         }
 
         /// Whether this is still to be offered, and may be.
@@ -75,6 +82,7 @@ public struct Mirror: Sendable {
             switch offer {
             case .changes: !isApplied
             case .removals: !isRemoved && confirmedLag != nil
+            case .counts: !isCounted && confirmedLag != nil
             }
         }
     }
@@ -98,6 +106,7 @@ public struct Mirror: Sendable {
     private var applying: Lane
     private var sending: Lane
     private var removing: Lane
+    private var counting: Lane
     /// Formed and not finished, in order.
     private(set) var entries: [Entry]
     private var isFinishing = false
@@ -120,6 +129,7 @@ public struct Mirror: Sendable {
         self.applying = Lane(backoff: backoff)
         self.sending = Lane(backoff: backoff)
         self.removing = Lane(backoff: backoff)
+        self.counting = Lane(backoff: backoff)
         self.entries = unfinished.map(Entry.init)
         self.lastFormed = unfinished.isEmpty ? now - Self.shortestPace : now
         self.nextLook = now
@@ -127,7 +137,7 @@ public struct Mirror: Sendable {
 
     /// Batches formed and not finished.
     public var underWay: Int { entries.count }
-    public var isRedisFailing: Bool { applying.failingSince != nil || removing.failingSince != nil }
+    public var isRedisFailing: Bool { [applying, removing, counting].contains { $0.failingSince != nil } }
     public var isSinkFailing: Bool { sending.failingSince != nil }
 
     /// The beginning, or the moment of a `wait`.
@@ -177,9 +187,20 @@ public struct Mirror: Sendable {
 
     public mutating func offerFailed(_ offer: Offer, now: Duration) -> [Action] {
         self[offer].failed(now: now)
-        guard let since = self[offer].failingSince, now - since >= settings.redisGiveUp, state == .running,
-            let last = entries.last(where: { $0.hasLeft(offer) })
-        else { return advance(now: now) }
+        guard let since = self[offer].failingSince, now - since >= settings.redisGiveUp, state == .running else {
+            return advance(now: now)
+        }
+        return raiseEpochs(insteadOf: offer, now: now)
+    }
+
+    /// Redis does not hold what it was offered before, so nothing there can be built upon.
+    public mutating func offerDisplaced(_ offer: Offer, now: Duration) -> [Action] {
+        self[offer].failed(now: now)
+        return raiseEpochs(insteadOf: offer, now: now)
+    }
+
+    private mutating func raiseEpochs(insteadOf offer: Offer, now: Duration) -> [Action] {
+        guard let last = entries.last(where: { $0.hasLeft(offer) }) else { return advance(now: now) }
         self[offer].started()
         let types = entries.filter { $0.hasLeft(offer) }
             .reduce(into: Set<Int16>()) { $0.formUnion($1.batch.typeIDs) }
@@ -236,14 +257,29 @@ public struct Mirror: Sendable {
             switch offer {
             case .changes: entries[index].isApplied = true
             case .removals: entries[index].isRemoved = true
+            case .counts: entries[index].isCounted = true
             }
         }
     }
 
     private subscript(offer: Offer) -> Lane {
-        get { offer == .changes ? applying : removing }
-        set { if offer == .changes { applying = newValue } else { removing = newValue } }
+        get {
+            switch offer {
+            case .changes: applying
+            case .removals: removing
+            case .counts: counting
+            }
+        }
+        set {
+            switch offer {
+            case .changes: applying = newValue
+            case .removals: removing = newValue
+            case .counts: counting = newValue
+            }
+        }
     }
+
+    private var lanes: [Lane] { [applying, sending, removing, counting] }
 
     private mutating func perform(_ action: Bell.Action, now: Duration) -> [Action] {
         switch action {
@@ -264,7 +300,9 @@ public struct Mirror: Sendable {
             return [.stop]
         }
         var actions: [Action] = []
-        if let entry = entries.first, entry.isApplied, entry.isRemoved, let lag = entry.confirmedLag, !isFinishing {
+        if let entry = entries.first, entry.isApplied, entry.isRemoved, entry.isCounted, let lag = entry.confirmedLag,
+            !isFinishing
+        {
             isFinishing = true
             actions.append(.finish(entry.batch, lag))
         }
@@ -280,7 +318,11 @@ public struct Mirror: Sendable {
             removing.started()
             actions.append(.remove(entry.batch))
         }
-        if state != .running, !isFinishing, ![applying, sending, removing].contains(where: { $0.state == .busy }) {
+        if let entry = entries.first(where: { $0.hasLeft(.counts) }), canBegin(counting, now: now) {
+            counting.started()
+            actions.append(.count(entry.batch))
+        }
+        if state != .running, !isFinishing, !lanes.contains(where: { $0.state == .busy }) {
             state = .stopped
             return [.stop]
         }
@@ -305,7 +347,7 @@ public struct Mirror: Sendable {
     }
 
     private mutating func wait(now: Duration) -> [Action] {
-        var moments = [lookDue, applying.nextAttempt, sending.nextAttempt, removing.nextAttempt].compactMap { $0 }
+        var moments = ([lookDue] + lanes.map(\.nextAttempt)).compactMap { $0 }
         if case .draining(let deadline) = state { moments = [deadline] }
         guard let next = moments.min() else { return [] }
         if let timer, timer <= next { return [] }

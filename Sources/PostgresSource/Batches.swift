@@ -73,6 +73,17 @@ extension PostgresSource {
         try batches(where: "confirmed_at < to_timestamp(\(time / 1_000_000))").filter { $0.events > 0 }
     }
 
+    /// The newest batch that is confirmed with all before it, or a number below which nothing else is. It may be older than what is by now.
+    public func confirmedBatch() throws(PostgresError) -> BatchNumber {
+        let result = try session.query(
+            """
+            SELECT coalesce((SELECT min(batch) - 1 FROM reactions._batch WHERE confirmed_at IS NULL AND events > 0),
+                            (SELECT max(batch) FROM reactions._batch),
+                            (SELECT max(generation) FROM reactions._generation)::bigint << \(Version.sequenceBits))
+            """)
+        return BatchNumber(rawValue: try result.required(0, 0))
+    }
+
     func unfinishedBatches() throws(PostgresError) -> [Batch] {
         try batches(where: "finished_at IS NULL")
     }

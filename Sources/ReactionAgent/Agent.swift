@@ -30,7 +30,10 @@ public enum Agent {
                 RedisCache(
                     settings: settings.redis, systemIdentifier: term.systemIdentifier, timeline: term.timeline,
                     keyPrefix: term.keyPrefix)
-            })
+            },
+            entities: EntityServices(
+                postgres: settings.postgres, redis: settings.redis, clickHouse: settings.clickHouse,
+                settings: settings.entities))
         let backfill = BackfillService(
             settings: settings.backfill, postgres: settings.postgres, clickHouse: settings.clickHouse, logger: logger)
         let compared = ComparedReadsService(

@@ -28,6 +28,8 @@ actor Deliverer {
     static let settleInterval: Duration = .seconds(1)
     /// Of how many confirmed batches one question asks whether all their rows are there. The others are read and looked at in chunks.
     static let batchesPerLook = 1_000
+    /// What was sent is counted soon after.
+    static let keptChunks = 3
     /// PostgreSQL's and ClickHouse's clocks may differ by this much.
     static let clockSkew: Int64 = 60
 
@@ -44,6 +46,9 @@ actor Deliverer {
     /// Nobody has tried to insert anything from this position on: a batch that was formed in this term has no other sender.
     private var untried: (batch: BatchNumber, position: Int64)
     private var identity: SinkIdentity?
+    /// Under way: whoever asks who the server is waits for the same answer.
+    private var identifying: Task<Void, any Error>?
+    private var sentChunks: [(batch: BatchNumber, count: Int64, sent: SentChunk)] = []
     private var identifiedAt: ContinuousClock.Instant?
 
     init(
@@ -83,6 +88,34 @@ actor Deliverer {
         return progress.lag
     }
 
+    /// Events that were read as one, as they were sent.
+    struct SentChunk: Sendable {
+        /// With their deltas known, without what was parked.
+        var events: [Event]
+        /// Of the last one that was read.
+        var last: Version
+        /// Parked ones, too.
+        var count: Int64
+    }
+
+    /// The next chunk of a confirmed batch behind `version`, of which `count` events precede it: kept, or made again as it was.
+    func sent(of batch: Batch, after version: Version, count: Int64) async throws -> SentChunk {
+        if let kept = sentChunks.first(where: { $0.batch == batch.number && $0.count == count }) { return kept.sent }
+        let events = try await reader.events(of: batch, after: version, count: count)
+        guard let last = events.last else { throw OutboxDamage(batch: batch.number) }
+        let parked = try await parkedVersions(among: events, of: batch)
+        let left = events.enumerated().filter { !parked.positions.contains($0.offset) }.map(\.element)
+        let chunk = try await chunk(
+            left, at: Int32(truncatingIfNeeded: count), of: batch, without: parked.unknown)
+        return SentChunk(events: chunk?.events ?? [], last: last.version, count: Int64(events.count))
+    }
+
+    /// When the server started of which it is known that it has all that was confirmed; unix seconds, give or take one.
+    func verifiedStart() async throws -> Int64 {
+        if identity == nil { try await identify() }
+        return identity?.startedAt ?? 0
+    }
+
     /// Returns when no attempt at the batch, answered or not, can add rows any more. Other batches are sent meanwhile.
     func settle(_ batch: BatchNumber) async throws {
         while true {
@@ -102,11 +135,15 @@ actor Deliverer {
         var parked = try await parkedVersions(among: events, of: batch)
         var mirrored = progress.mirrored
         var bisection = Bisection(count: events.count, parked: parked.positions)
+        var sent: [Chunk] = []
         while let piece = bisection.next() {
             do {
-                let rows = try await insert(
+                let chunk = try await chunk(
                     events.piece(piece), at: offset + Int32(piece.lowerBound), of: batch, without: parked.unknown)
+                guard let chunk else { continue }
+                let rows = try await insert(chunk, of: batch, events: piece.count)
                 if let rows { mirrored?.add(rows) } else { mirrored = nil }
+                sent.append(chunk)
             } catch let error as SinkError where error.disposition == .rejectBatch {
                 identifiedAt = nil
                 if !progress.isBisecting {
@@ -122,6 +159,7 @@ actor Deliverer {
             }
         }
         progress.mirrored = mirrored
+        keep(sent, of: events, progress.tally.events)
         let now = try await source.now()
         for (position, event) in events.enumerated() {
             guard parked.positions.isEmpty || !parked.positions.contains(position) else { continue }
@@ -129,11 +167,16 @@ actor Deliverer {
         }
     }
 
-    private func insert(
-        _ events: [Event], at part: Int32, of batch: Batch, without unknown: Set<Version>
-    ) async throws -> MirroredRows? {
-        guard let chunk = try await chunk(events, at: part, of: batch, without: unknown) else { return MirroredRows() }
-        let isFirst = notesFirstAttempt(of: batch.number, from: part, count: events.count)
+    private func keep(_ chunks: [Chunk], of events: [Event], _ count: Int64) {
+        guard let last = events.last, let batch = chunks.first?.batch else { return }
+        let sent = chunks.count == 1 ? chunks[0].events : chunks.sorted { $0.part < $1.part }.flatMap(\.events)
+        if sentChunks.count >= Self.keptChunks { sentChunks.removeFirst() }
+        sentChunks.append((batch, count, SentChunk(events: sent, last: last.version, count: Int64(events.count))))
+    }
+
+    /// - Parameter events: of the chunk, with those that are of unknown types.
+    private func insert(_ chunk: Chunk, of batch: Batch, events: Int) async throws -> MirroredRows? {
+        let isFirst = notesFirstAttempt(of: batch.number, from: chunk.part, count: events)
         // Right before the request: whoever has lost the lock sends nothing that its successor does not wait out.
         _ = try await source.now()
         let rows = try await sink.insert(chunk, catalog: batch.catalog, isFirst: isFirst)
@@ -203,6 +246,14 @@ actor Deliverer {
     /// Asks the server who it is, and after a restart looks whether what it had confirmed before is still there.
     private func identify() async throws {
         if let identifiedAt, .now - identifiedAt < Self.identityInterval { return }
+        if let identifying { return try await identifying.value }
+        let task = Task { try await lookWhoItIs() }
+        identifying = task
+        defer { identifying = nil }
+        try await task.value
+    }
+
+    private func lookWhoItIs() async throws {
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
             progress = nil

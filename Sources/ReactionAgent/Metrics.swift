@@ -22,6 +22,14 @@ public final class Metrics: Sendable {
         var insertedEvents: UInt64 = 0
         var appliedEvents: UInt64 = 0
         var offeredRemovals: UInt64 = 0
+        var countedEvents: UInt64 = 0
+        var writtenEntities: UInt64 = 0
+        var changedEntities: UInt64 = 0
+        var installedEntities: UInt64 = 0
+        var droppedEntities: UInt64 = 0
+        var foreignEntities: UInt64 = 0
+        var promotedEntities: UInt64 = 0
+        var demotedEntities: UInt64 = 0
         /// Users, and the seconds that the first of them has waited; nil as long as it is not known.
         var erasures: (pending: Int, oldest: Double)?
         var parkedEvents: UInt64 = 0
@@ -91,6 +99,7 @@ public final class Metrics: Sendable {
         text.counter(
             "reactiond_redis_removals_total", "Users and entities that are gone, of which Redis was told.",
             values.offeredRemovals)
+        addEntities(values, to: &text)
         text.counter("reactiond_clickhouse_parked_events_total", "Events that were refused.", values.parkedEvents)
         text.counter(
             "reactiond_clickhouse_resent_chunks_total", "Confirmed chunks that were gone after a restart.",
@@ -115,6 +124,26 @@ public final class Metrics: Sendable {
             "What an entity type that is to advance by itself lacks for its next phase, looked at every minute.",
             values.unmetConditions.sorted { $0.key < $1.key }.map { ([("type", $0.key)], Double($0.value)) })
         return text.text
+    }
+
+    private func addEntities(_ values: Values, to text: inout PrometheusText) {
+        text.counter(
+            "reactiond_entity_counted_events_total", "Events of counted types that were offered to entities.",
+            values.countedEvents)
+        text.counter("reactiond_entity_writes_total", "Entities written or dropped.", values.writtenEntities)
+        text.counter(
+            "reactiond_entity_skipped_writes_total",
+            "Entities left alone because they had changed since they were read.", values.changedEntities)
+        text.counter(
+            "reactiond_entity_rebuilds_total", "Entities installed as read of ClickHouse.", values.installedEntities)
+        text.counter(
+            "reactiond_entity_drops_total", "Entities that were not whole, or not what their events make of them.",
+            values.droppedEntities)
+        text.counter(
+            "reactiond_entity_foreign_keys_total", "Times that the key of an entity's counts was of another type.",
+            values.foreignEntities)
+        text.counter("reactiond_entity_promotions_total", "Entities that became viral.", values.promotedEntities)
+        text.counter("reactiond_entity_demotions_total", "Entities that became regular.", values.demotedEntities)
     }
 
     /// Of the leader only: what a follower has seen is old.

@@ -29,12 +29,14 @@ public struct MirrorService: Service {
     private let source: PostgresSource
     private let sink: any Sink
     private let makeCache: @Sendable (PostgresSource.Term) -> any Cache
+    private let entities: EntityServices?
     private let metrics: Metrics
     private let logger: Logger
 
+    /// - Parameter entities: nil: no entity is kept in Redis.
     public init(
         settings: Settings, source: PostgresSource, sink: any Sink, metrics: Metrics, logger: Logger,
-        makeCache: @escaping @Sendable (PostgresSource.Term) -> any Cache
+        makeCache: @escaping @Sendable (PostgresSource.Term) -> any Cache, entities: EntityServices? = nil
     ) {
         self.settings = settings
         self.source = source
@@ -42,6 +44,7 @@ public struct MirrorService: Service {
         self.metrics = metrics
         self.logger = logger
         self.makeCache = makeCache
+        self.entities = entities
     }
 
     public func run() async throws {
@@ -87,11 +90,20 @@ public struct MirrorService: Service {
         metrics.update { $0.role = .leading }
         let reader = ChunkReader(reader: await source.makeReader())
         for batch in term.unfinished { await reader.announce(batch) }
+        let deliverer = Deliverer(
+            source: source, sink: sink, reader: reader, metrics: metrics, logger: logger,
+            inherited: term.unfinished.last?.number, requestTimeout: settings.sinkTimeout)
+        let (counting, rebuilder) =
+            try await entities?.begin(
+                term, deliverer: deliverer, sink: sink, longestBackoff: settings.mirror.longestBackoff,
+                metrics: metrics,
+                logger: logger) ?? (nil, nil)
+        // What it still does after its term is refused by the watermarks, as a former leader's work is.
+        let rebuilding = Task { await rebuilder?.run() }
+        defer { rebuilding.cancel() }
         let effects = Effects(
-            source: source, sink: sink, cache: makeCache(term), reader: reader,
-            deliverer: Deliverer(
-                source: source, sink: sink, reader: reader, metrics: metrics, logger: logger,
-                inherited: term.unfinished.last?.number, requestTimeout: settings.sinkTimeout),
+            source: source, sink: sink, cache: makeCache(term), reader: reader, deliverer: deliverer,
+            counting: counting,
             metrics: metrics, logger: logger, started: .now)
         try await drive(Mirror(settings: settings.mirror, unfinished: term.unfinished, now: .zero), effects)
         logger.notice("term over")
@@ -148,6 +160,7 @@ struct Effects: Sendable {
     let cache: any Cache
     let reader: ChunkReader
     let deliverer: Deliverer
+    let counting: Counting?
     let metrics: Metrics
     let logger: Logger
     let started: ContinuousClock.Instant
@@ -169,13 +182,14 @@ struct Effects: Sendable {
             return { $0.bellHeard(now: $1) }
         case .apply(let batch): return try await apply(batch)
         case .remove(let batch): return try await remove(batch)
+        case .count(let batch): return try await count(batch)
         case .raiseEpochs(let types, let offer, let through):
             guard try await source.raiseEpochs(types) else {
                 logger.warning("epochs not raised: a type's row is locked", metadata: ["types": "\(types.sorted())"])
                 return { $0.raiseFailed(insteadOf: offer, now: $1) }
             }
             metrics.update { $0.raisedEpochs += 1 }
-            logger.warning("user maps made absent: Redis takes nothing", metadata: ["types": "\(types.sorted())"])
+            logger.warning("user maps and entities made absent", metadata: ["types": "\(types.sorted())"])
             return { $0.epochsRaised(insteadOf: offer, through: through, now: $1) }
         case .send(let batch): return try await send(batch)
         case .finish(let batch, let lag): return try await finish(batch, lag)
@@ -260,6 +274,26 @@ struct Effects: Sendable {
             tellRemoval(batch, error.message)
             return { $0.offerHindered(.removals, now: $1) }
         }
+    }
+
+    private func count(_ batch: Batch) async throws -> Outcome {
+        do {
+            try await counting?.count(batch)
+            return { $0.offered(.counts, of: batch.number, now: $1) }
+        } catch let error as CacheError {
+            metrics.update { $0.redisFailures += 1 }
+            tellCounting(batch, error.message)
+            let isDisplaced = !error.displacedTypes.isEmpty
+            return { isDisplaced ? $0.offerDisplaced(.counts, now: $1) : $0.offerFailed(.counts, now: $1) }
+        } catch let error as SinkError {
+            metrics.update { $0.sinkFailures += 1 }
+            tellCounting(batch, error.message)
+            return { $0.offerHindered(.counts, now: $1) }
+        }
+    }
+
+    private func tellCounting(_ batch: Batch, _ error: String) {
+        logger.warning("counting failed", metadata: ["batch": "\(batch.number.rawValue)", "error": "\(error)"])
     }
 
     private func tellRemoval(_ batch: Batch, _ error: String) {

@@ -60,6 +60,22 @@ public struct Setting: Sendable {
         .init(
             key: "redis.give_up", form: .duration, standard: "30s",
             help: "After this long without Redis the user maps are made absent and the mirror goes on."),
+        .init(
+            key: "entities.ttl", form: .duration, standard: "24h",
+            help: "How long Redis keeps counts and reactors of an entity that nobody changes."),
+        .init(
+            key: "entities.viral_dwell", form: .duration, standard: "10min",
+            help: "How long an entity stays viral at least."),
+        .init(
+            key: "entities.viral_horizon", form: .duration, standard: "1min",
+            help:
+                "An entity is viral as soon as its rate would bring it to its type's viral_threshold within this time; 0s: not before."
+        ),
+        .init(
+            key: "entities.rebuilds_per_second", form: .number, standard: "1000",
+            help:
+                "Missed entities that are read of ClickHouse per second, those that are missed most first; 0: none, and Redis keeps what it has."
+        ),
         .init(key: "clickhouse.url", form: .text, standard: "http://127.0.0.1:8123", help: "HTTP or HTTPS endpoint."),
         .init(key: "clickhouse.database", form: .text, standard: "reactions", help: "Database of the three tables."),
         .init(key: "clickhouse.user", form: .text, standard: "default", help: "User."),

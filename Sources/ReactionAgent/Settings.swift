@@ -18,6 +18,7 @@ public struct Settings: Sendable {
     public var clickHouse: ClickHouseSettings
     public var limits: PostgresSource.BatchLimits
     public var mirror: Mirror.Settings
+    public var entities: EntityServices.Settings
     public var backfill: BackfillService.Settings
     public var match: MatchSettings
     var matchService: MatchService.Settings
@@ -79,6 +80,7 @@ public struct Settings: Sendable {
             redisGiveUp: try reader.duration("redis.give_up"),
             shutdownTimeout: try reader.duration("agent.shutdown_timeout"),
             longestBackoff: try reader.duration("mirror.longest_backoff"))
+        entities = try Self.entities(reader)
         let rowsPerSecond = try reader.number("backfill.rows_per_second", in: 0...1_000_000_000)
         backfill = BackfillService.Settings(
             isAutomatic: try reader.boolean("backfill.automatic"),
@@ -104,6 +106,15 @@ public struct Settings: Sendable {
             throw SettingsError(description: "agent.log_level is not a log level")
         }
         logLevel = level
+    }
+
+    private static func entities(_ reader: Reader) throws -> EntityServices.Settings {
+        EntityServices.Settings(
+            tiering: Tiering(
+                dwell: try reader.duration("entities.viral_dwell"),
+                horizon: try reader.duration("entities.viral_horizon")),
+            ttl: try reader.duration("entities.ttl"),
+            rebuildsPerSecond: try reader.number("entities.rebuilds_per_second", in: 0...1_000_000))
     }
 
     private static func values(of assignments: [String]) throws -> [AbsoluteConfigKey: ConfigValue] {

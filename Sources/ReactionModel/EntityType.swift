@@ -35,10 +35,15 @@ public struct EntityType: Hashable, Sendable {
     public var eras: [BackfillEra]
     /// Whether every row that its table had is in ClickHouse, with sums of deltas that agree; true without a table.
     public var isBackfilled: Bool
+    /// Reactions (the sum of the kinds' counts) from which on Redis keeps counts and a sample of an entity instead of everybody.
+    public var viralThreshold: Int32
+    /// Reactions below which it keeps everybody again.
+    public var regularThreshold: Int32
 
     public init(
         typeID: Int16, name: String, mode: Mode, phase: Phase, kinds: [Kind], userMapKey: KeyTemplate,
-        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64, eras: [BackfillEra] = [], isBackfilled: Bool = true
+        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64, eras: [BackfillEra] = [], isBackfilled: Bool = true,
+        viralThreshold: Int32 = 10_000, regularThreshold: Int32 = 8_000
     ) {
         self.typeID = typeID
         self.name = name
@@ -51,6 +56,8 @@ public struct EntityType: Hashable, Sendable {
         self.epoch = epoch
         self.eras = eras
         self.isBackfilled = isBackfilled
+        self.viralThreshold = viralThreshold
+        self.regularThreshold = regularThreshold
     }
 
     /// Whether ClickHouse can tell the counts of its entities, and goes on to hear of every change.

@@ -1,5 +1,6 @@
-/// The scripts of the user map (docs/internals.md, "User map in Redis"), written in `Scripts/` and embedded at build.
-public enum Script: Hashable, CaseIterable, Sendable {
+/// The scripts of user maps and entities (docs/internals.md, "User map in Redis" and "Entities in Redis"), written in `Scripts/` and
+/// embedded at build.
+public enum Script: Hashable, Sendable {
     /// Answers a miss with the map's nonce, and starts a map if there is none.
     case userMapMiss
     /// Stores what the truth said, if the map is still the one of the miss.
@@ -8,6 +9,10 @@ public enum Script: Hashable, CaseIterable, Sendable {
     case userMapApply
     /// Refreshes the time to live.
     case userMapTouch
+    /// Writes entities of one shard.
+    case entityWrite
+
+    public static let ofUserMaps: [Script] = [.userMapMiss, .userMapFill, .userMapApply, .userMapTouch]
 
     /// The text that `EVAL` and `SCRIPT LOAD` take.
     ///
@@ -19,6 +24,7 @@ public enum Script: Hashable, CaseIterable, Sendable {
         case .userMapFill: Self.fill
         case .userMapApply: Self.apply
         case .userMapTouch: Self.touch
+        case .entityWrite: Self.write
         }
     }
 
@@ -26,6 +32,8 @@ public enum Script: Hashable, CaseIterable, Sendable {
     private static let fill = assembled(PackageResources.user_map_fill_lua)
     private static let apply = assembled(PackageResources.user_map_apply_lua)
     private static let touch = assembled(PackageResources.user_map_touch_lua)
+
+    private static let write = Array("#!lua flags=allow-oom\n".utf8) + PackageResources.entity_write_lua
 
     private static func assembled(_ body: [UInt8]) -> [UInt8] {
         Array("#!lua flags=allow-oom\n".utf8) + PackageResources.user_map_rules_lua + body

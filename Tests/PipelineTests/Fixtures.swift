@@ -25,8 +25,9 @@ extension Mirror.Action {
         case .awaitBell: "awaitBell"
         case .apply(let batch): "apply \(batch.number.rawValue)"
         case .raiseEpochs(let types, let offer, let through):
-            "raise \(types.sorted()) through \(through.rawValue)" + (offer == .removals ? " for removals" : "")
+            "raise \(types.sorted()) through \(through.rawValue)" + (offer == .changes ? "" : " for \(offer)")
         case .remove(let batch): "remove \(batch.number.rawValue)"
+        case .count(let batch): "count \(batch.number.rawValue)"
         case .send(let batch): "send \(batch.number.rawValue)"
         case .finish(let batch, _): "finish \(batch.number.rawValue)"
         case .wait: "wait"
@@ -40,5 +41,13 @@ extension [Mirror.Action] {
     var names: [String] { map(\.summary).filter { $0 != "wait" } }
     var waits: [Duration] {
         compactMap { action in if case .wait(let until) = action { until } else { nil } }
+    }
+}
+
+extension Mirror {
+    /// Confirms the batch and lets it be counted at once: what follows from both.
+    mutating func batchCounted(_ number: BatchNumber, now: Duration) -> [Action] {
+        let confirmed = batchConfirmed(number, lag: LagHistogram(), now: now)
+        return confirmed.filter { $0.summary != "count \(number.rawValue)" } + offered(.counts, of: number, now: now)
     }
 }

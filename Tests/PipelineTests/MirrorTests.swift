@@ -20,7 +20,7 @@ import Testing
         #expect(step.names == ["look"])
         step = mirror.looked(makeBatch(1), oldestRunning: 9, now: .zero)
         #expect(step.names == ["apply 1", "send 1"])
-        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .milliseconds(3))
+        step = mirror.batchCounted(number(1), now: .milliseconds(3))
         #expect(step.names == [])
         step = mirror.offered(.changes, of: number(1), now: .milliseconds(4))
         #expect(step.names == ["finish 1"])
@@ -28,11 +28,58 @@ import Testing
         #expect(step.names == [])
     }
 
+    @Test func aConfirmedBatchIsCountedBeforeItIsFinished() {
+        var mirror = mirror([makeBatch(1), makeBatch(2)])
+        _ = mirror.timePassed(now: .zero)
+        for batch in 1...2 as ClosedRange<Int64> { _ = mirror.offered(.changes, of: number(batch), now: .zero) }
+        var step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(step.names == ["send 2", "count 1"])
+        // In order: the second one waits, though it is confirmed.
+        step = mirror.batchConfirmed(number(2), lag: LagHistogram(), now: .zero)
+        #expect(step.names == [])
+        step = mirror.offerFailed(.counts, now: .zero)
+        #expect(step.names == [])
+        step = mirror.timePassed(now: Backoff.first)
+        #expect(step.names == ["count 1"])
+        step = mirror.offered(.counts, of: number(1), now: .seconds(1))
+        #expect(step.names == ["finish 1", "count 2"])
+    }
+
+    @Test func whatIsDisplacedInRedisIsMadeAbsentAtOnce() {
+        var mirror = mirror([makeBatch(1, types: [3]), makeBatch(2, types: [4]), makeBatch(3, types: [5])])
+        _ = mirror.timePassed(now: .zero)
+        for batch in 1...3 as ClosedRange<Int64> { _ = mirror.offered(.changes, of: number(batch), now: .zero) }
+        for batch in 1...2 as ClosedRange<Int64> {
+            _ = mirror.batchConfirmed(number(batch), lag: LagHistogram(), now: .zero)
+        }
+        var step = mirror.offerDisplaced(.counts, now: .zero)
+        #expect(step.names == ["raise [3, 4] through 2 for counts"])
+        step = mirror.batchConfirmed(number(3), lag: LagHistogram(), now: .zero)
+        #expect(step.names == [])
+        step = mirror.epochsRaised(insteadOf: .counts, through: number(2), now: .zero)
+        #expect(step.names == ["finish 1", "count 3"])
+        step = mirror.offered(.counts, of: number(3), now: .zero)
+        #expect(!mirror.isRedisFailing)
+    }
+
+    @Test func withoutRedisNothingIsCountedAndTheEpochRises() {
+        var mirror = mirror([makeBatch(1, types: [3])])
+        _ = mirror.timePassed(now: .zero)
+        _ = mirror.offered(.changes, of: number(1), now: .zero)
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(mirror.offerFailed(.counts, now: .zero).names == [])
+        #expect(mirror.isRedisFailing)
+        #expect(mirror.offerFailed(.counts, now: .seconds(30)).names == ["raise [3] through 1 for counts"])
+        // What ClickHouse cannot tell no epoch would help.
+        #expect(mirror.offerHindered(.counts, now: .seconds(31)).names == [])
+        #expect(mirror.offerHindered(.counts, now: .seconds(90)).names == [])
+    }
+
     /// Forms and finishes a batch of so many events.
     private func formBatch(of events: Int64, _ mirror: inout Mirror, number value: Int64, at now: Duration) {
         _ = mirror.looked(makeBatch(value, events: events), oldestRunning: 9, now: now)
         _ = mirror.offered(.changes, of: number(value), now: now)
-        _ = mirror.batchConfirmed(number(value), lag: LagHistogram(), now: now)
+        _ = mirror.batchCounted(number(value), now: now)
         #expect(mirror.batchFinished(number(value), now: now).names == [])
     }
 
@@ -68,7 +115,7 @@ import Testing
         #expect(step.names == ["apply 1", "send 1"])
         step = mirror.offered(.changes, of: number(1), now: .zero)
         #expect(step.names == ["apply 2"])
-        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        step = mirror.batchCounted(number(1), now: .zero)
         #expect(step.names == ["finish 1", "send 2"])
     }
 
@@ -110,7 +157,7 @@ import Testing
             #expect(mirror.timePassed(now: now).names.contains("look") == (formed < 3))
         }
         _ = mirror.offered(.changes, of: number(1), now: now)
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: now)
+        _ = mirror.batchCounted(number(1), now: now)
         #expect(mirror.batchFinished(number(1), now: now).names.contains("look"))
         _ = mirror.looked(makeBatch(4), hasMore: true, oldestRunning: 9, now: now)
         _ = mirror.sendFailed(slowly: false, now: now)
@@ -133,7 +180,7 @@ import Testing
             let step = mirror.timePassed(now: now)
             #expect(step.names.contains("send 1"))
         }
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: now)
+        _ = mirror.batchCounted(number(1), now: now)
         #expect(!mirror.isSinkFailing)
     }
 
@@ -149,7 +196,7 @@ import Testing
         let actions = mirror.epochsRaised(insteadOf: .changes, through: number(2), now: .seconds(31)).names
         #expect(!actions.contains { $0.hasPrefix("apply") })
         #expect(mirror.isRedisFailing)
-        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(32))
+        step = mirror.batchCounted(number(1), now: .seconds(32))
         #expect(step.names.contains("finish 1"))
     }
 
@@ -160,7 +207,7 @@ import Testing
         #expect(step.names == ["apply 1", "send 1"])
         step = mirror.offered(.changes, of: number(1), now: .zero)
         #expect(step.names == [])
-        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        step = mirror.batchCounted(number(1), now: .zero)
         #expect(step.names == ["remove 1"])
         step = mirror.offered(.removals, of: number(1), now: .zero)
         #expect(step.names == ["finish 1"])
@@ -170,11 +217,11 @@ import Testing
         var mirror = mirror([makeBatch(1, hasRemovals: true), makeBatch(2, hasRemovals: true), makeBatch(3)])
         _ = mirror.timePassed(now: .zero)
         _ = mirror.offered(.changes, of: number(1), now: .zero)
-        var step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        var step = mirror.batchCounted(number(1), now: .zero)
         #expect(step.names == ["send 2", "remove 1"])
         step = mirror.offered(.changes, of: number(2), now: .zero)
         #expect(step.names == ["apply 3"])
-        step = mirror.batchConfirmed(number(2), lag: LagHistogram(), now: .zero)
+        step = mirror.batchCounted(number(2), now: .zero)
         #expect(step.names == ["send 3"])
         step = mirror.offered(.removals, of: number(1), now: .zero)
         #expect(step.names == ["finish 1", "remove 2"])
@@ -185,12 +232,12 @@ import Testing
         var mirror = mirror([makeBatch(1, types: [1], hasRemovals: true), makeBatch(2, types: [3], hasRemovals: true)])
         _ = mirror.timePassed(now: .zero)
         for batch in 1...2 as ClosedRange<Int64> { _ = mirror.offered(.changes, of: number(batch), now: .zero) }
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        _ = mirror.batchCounted(number(1), now: .zero)
         _ = mirror.offerFailed(.removals, now: .seconds(1))
         _ = mirror.timePassed(now: .seconds(2))
         var step = mirror.offerFailed(.removals, now: .seconds(31))
         #expect(step.names.contains("raise [1] through 1 for removals"))
-        _ = mirror.batchConfirmed(number(2), lag: LagHistogram(), now: .seconds(31))
+        _ = mirror.batchCounted(number(2), now: .seconds(31))
         step = mirror.epochsRaised(insteadOf: .removals, through: number(1), now: .seconds(32))
         #expect(step.names == ["finish 1", "remove 2"])
     }
@@ -203,7 +250,7 @@ import Testing
         _ = mirror.timePassed(now: .seconds(2))
         _ = mirror.offerFailed(.changes, now: .seconds(31))
         _ = mirror.epochsRaised(insteadOf: .changes, through: number(1), now: .seconds(31))
-        let step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(32))
+        let step = mirror.batchCounted(number(1), now: .seconds(32))
         #expect(step.names.contains("remove 1"))
         #expect(!step.names.contains("finish 1"))
     }
@@ -212,7 +259,7 @@ import Testing
         var mirror = mirror([makeBatch(1, hasRemovals: true)])
         _ = mirror.timePassed(now: .zero)
         _ = mirror.offered(.changes, of: number(1), now: .zero)
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        _ = mirror.batchCounted(number(1), now: .zero)
         var step = mirror.shutdownRequested(now: .seconds(1))
         #expect(step.names == [])
         step = mirror.offered(.removals, of: number(1), now: .seconds(2))
@@ -242,7 +289,7 @@ import Testing
         #expect(step.names == [])
         step = mirror.offered(.changes, of: number(1), now: .seconds(2))
         #expect(step.names == [])
-        step = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(3))
+        step = mirror.batchCounted(number(1), now: .seconds(3))
         #expect(step.names == ["finish 1"])
         step = mirror.batchFinished(number(1), now: .seconds(3))
         #expect(step.names == ["stop"])
@@ -296,7 +343,7 @@ import Testing
         _ = mirror.timePassed(now: .zero)
         _ = mirror.looked(makeBatch(1, events: 0), oldestRunning: 9, now: .seconds(4))
         _ = mirror.offered(.changes, of: number(1), now: .seconds(4))
-        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .seconds(4))
+        _ = mirror.batchCounted(number(1), now: .seconds(4))
         var step = mirror.batchFinished(number(1), now: .seconds(5))
         #expect(step.names == ["look"])
         step = mirror.looked(nil, oldestRunning: 9, now: .seconds(5))

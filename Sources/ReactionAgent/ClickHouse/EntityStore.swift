@@ -12,7 +12,7 @@ public actor EntityStore {
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     public init(_ settings: ClickHouseSettings) {
-        self.settings = settings.patient()
+        self.settings = settings
     }
 
     /// When the server started that answers now, in unix seconds, give or take one.

@@ -1,0 +1,173 @@
+import Glibc
+import TestSupport
+import Testing
+
+/// The agent's counters: whatever happens, at the end Redis holds the truth.
+@Suite("Counting") struct CountingTests {
+    @Test("an agent that is killed around confirmation, counting and finish counts every event once")
+    func killed() async throws {
+        let site = try await CountingSite.make()
+        var agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.warm()
+        try await site.underLoad {
+            for _ in 1...10 {
+                let confirmed = "SELECT count(*) FROM reactions._batch WHERE confirmed_at IS NOT NULL"
+                let before = try site.session.value(confirmed)
+                try await eventually("a batch is confirmed") { try site.session.value(confirmed) != before }
+                agent.stop(SIGKILL)
+                agent = try site.stack.startAgent()
+            }
+        }
+        try await site.expectTruth()
+    }
+
+    @Test("an agent that is killed while Redis does not answer counts what it had sent once")
+    func killedBeforeAnAnswer() async throws {
+        let redis = try await RedisServer.start()
+        let site = try await CountingSite.make(redis: redis)
+        var agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.warm()
+        for _ in 1...5 {
+            try site.session.execute("SET reactions.redis_timeout = '100ms'")
+            let batches = "SELECT count(*) FROM reactions._batch WHERE confirmed_at IS NOT NULL AND finished_at IS NULL"
+            redis.pause()
+            try site.session.execute(CountingSite.change)
+            try await eventually("a batch waits for Redis") { try site.session.value(batches) != "0" }
+            agent.stop(SIGKILL)
+            redis.resume()
+            agent = try site.stack.startAgent()
+            try site.session.execute("RESET reactions.redis_timeout")
+            try await site.stack.drained(site.session)
+        }
+        try await site.expectTruth()
+    }
+
+    @Test("a Redis that is given older contents while it runs is noticed, and nothing of them is counted on")
+    func restoredInPlace() async throws {
+        let redis = try await RedisServer.start(configuration: ["enable-debug-command local"])
+        let site = try await CountingSite.make(redis: redis)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.warm()
+        let session = site.session
+        let admin = try redis.connect()
+        for round in 1...3 {
+            try session.execute(CountingSite.change)
+            try await site.expectTruth()
+            try admin.command("SAVE")
+            try session.execute(CountingSite.change)
+            try await site.stack.drained(session)
+            let epoch = try session.value("SELECT epoch FROM reactions.entity_type")
+            try admin.command("DEBUG", "RELOAD", "NOSAVE")
+            // In the last round nobody writes: the agent notices by itself.
+            if round < 3 { try session.execute(CountingSite.change) }
+            try await eventually("the epoch is raised") {
+                try session.value("SELECT epoch FROM reactions.entity_type") != epoch
+            }
+            try await site.expectTruth()
+        }
+    }
+
+    @Test(
+        "a Redis that is emptied, restarted, restarted with an old file, or full is wrong at no time, and right at the end",
+        arguments: ["FLUSHALL", "restart", "old file", "eviction", "scripts", "no memory"])
+    func lost(what: String) async throws {
+        let redis = try await RedisServer.start(configuration: ["maxmemory-policy volatile-lru"])
+        let site = try await CountingSite.make(redis: redis)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.warm()
+        if what == "old file" {
+            try site.session.execute(CountingSite.change)
+            try await site.stack.drained(site.session)
+            try redis.connect().command("SAVE")
+        }
+        // 77 is reacted to by ever more users: there is no fewer than what is finished, and no more than what is committed.
+        let writer = try site.stack.connect()
+        let reader = try site.stack.connect()
+        var users = 0
+        func check(_ rounds: Int) throws {
+            for _ in 1...rounds {
+                users += 1
+                try writer.execute("SELECT reactions.react(\(users), 77, 'Like')")
+                let finished = try reader.value(
+                    """
+                    SELECT count(*) FROM reactions._outbox WHERE entity_id = 77 AND version <= (SELECT floor FROM reactions._mirror)
+                    """)
+                let seen = try reader.value("SELECT reactions.total(77)")
+                #expect(Int(seen ?? "") ?? -1 >= Int(finished ?? "") ?? .max, "\(what)")
+                #expect(Int(seen ?? "") ?? .max <= users, "\(what)")
+            }
+        }
+        try await site.underLoad {
+            for _ in 1...3 {
+                try check(20)
+                switch what {
+                case "FLUSHALL": try redis.connect().command("FLUSHALL")
+                case "scripts": try redis.connect().command("SCRIPT", "FLUSH")
+                case "restart", "old file": try await redis.restart()
+                case "eviction":
+                    try redis.connect().command("CONFIG", "SET", "maxmemory", "1")
+                    try check(10)
+                    try redis.connect().command("CONFIG", "SET", "maxmemory", "0")
+                default:
+                    try redis.connect().command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+                    try redis.connect().command("CONFIG", "SET", "maxmemory", "1")
+                    try check(10)
+                    try redis.connect().command("CONFIG", "SET", "maxmemory", "0")
+                }
+                try check(20)
+            }
+        }
+        try await site.stack.drained(site.session)
+        #expect(try site.session.value("SELECT reactions.total(77)") == "\(users)")
+        try await site.expectTruth()
+    }
+
+    @Test("keys of another type are left alone, reported, and no reason to fail")
+    func planted() async throws {
+        let site = try await CountingSite.make()
+        let port = try FreePort.next()
+        let agent = try site.stack.startAgent(["--set", "agent.http_port=\(port)"])
+        defer { agent.stop(15) }
+        try await site.warm()
+        let redis = try site.stack.redis.connect()
+        let counts = site.key(3, "reaction_counts")
+        try redis.command("UNLINK", counts)
+        try redis.command("LPUSH", counts, "somebody", "else's")
+        // Lists and the like are replaced: they are ours by the marker of the counts.
+        try redis.command("UNLINK", site.key(4, "reactions"))
+        try redis.command("LPUSH", site.key(4, "reactions"), "planted")
+        try redis.command("SET", "\(site.stack.prefix)reactions:wanted:Image", "planted")
+        try redis.command("UNLINK", "\(site.stack.prefix)reactions:applied:Image:5")
+        for _ in 1...5 { try site.session.execute(CountingSite.change) }
+        try await site.stack.drained(site.session)
+        #expect(try site.served() == site.truth)
+        #expect(try redis.command("LRANGE", counts, "0", "-1") == .array([.string("else's"), .string("somebody")]))
+        let page = try HTTP.request("http://127.0.0.1:\(port)/metrics").text
+        #expect(page.contains("\nreactiond_entity_foreign_keys_total ") && !page.contains("foreign_keys_total 0\n"))
+        try redis.command("UNLINK", counts, "\(site.stack.prefix)reactions:wanted:Image")
+        try await site.expectTruth()
+    }
+
+    @Test("users and entities that are gone are gone from counts and lists")
+    func gone() async throws {
+        let site = try await CountingSite.make()
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        for _ in 1...20 { try site.session.execute(CountingSite.change) }
+        try await site.expectTruth()
+        try await site.underLoad {
+            for user in 1...20 { try site.session.execute("SELECT reactions.forget_user(\(user))") }
+        }
+        try await site.expectTruth()
+        // Once more, with nothing but the user's removal between two looks.
+        let total = "SELECT sum(reactions.total(e)) FROM generate_series(0, 9) e"
+        let before = Int(try site.session.value(total) ?? "") ?? 0
+        try site.session.execute("SELECT reactions.forget_user(200)")
+        try await site.expectTruth()
+        #expect(Int(try site.session.value(total) ?? "") ?? 0 <= before)
+    }
+}
