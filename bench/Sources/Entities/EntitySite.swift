@@ -7,7 +7,7 @@ final class EntitySite {
     let clickHouse: ClickHouseServer
     let session: PostgresConnection
     let redis: RedisConnection
-    private let agent: ServerProcess
+    private var agent: ServerProcess
 
     /// `reactions.clickhouse_user` is not set.
     private static let userOfBackends = "default"
@@ -26,8 +26,7 @@ final class EntitySite {
         session = try stack.connect()
         redis = try stack.redis.connect()
         for type in types { try session.execute(type.definition) }
-        // A minute of finished batches instead of ten: disk, at the rate of the benchmark.
-        agent = try stack.startAgent(Stack.withoutMatches + ["--set", "mirror.batch_retention=1min"])
+        agent = try stack.startAgent(Self.agentSettings)
         // Proves that they are logged, before their number says anything.
         _ = try HTTP.request(
             clickHouse.url, headers: ["X-ClickHouse-User": Self.userOfBackends], body: Data("SELECT 1".utf8))
@@ -39,6 +38,16 @@ final class EntitySite {
     }
 
     deinit { agent.stop() }
+
+    /// A minute of finished batches instead of ten: disk, at the rate of the benchmark.
+    private static let agentSettings = Stack.withoutMatches + ["--set", "mirror.batch_retention=1min"]
+
+    /// Has everything mirrored first.
+    func restartAgent() async throws {
+        try await stack.drained(session)
+        agent.stop(SIGTERM)
+        agent = try stack.startAgent(Self.agentSettings)
+    }
 
     // MARK: Keys
 
@@ -110,6 +119,8 @@ final class EntitySite {
         var redis: Double
         var postgres: Double
         var clickHouse: Double
+
+        var all: Double { agent + redis + postgres + clickHouse }
 
         static func - (left: CPUTimes, right: CPUTimes) -> CPUTimes {
             CPUTimes(

@@ -12,8 +12,8 @@ struct Memory: AsyncParsableCommand {
     private static let ordinary = 1_000
     /// In which the reactions come, so that lists are made and made anew, as in life.
     private static let transactions = 10
-    /// From this size on the entity is asked for when its reactions are there, and so built from ClickHouse: as fast as they come here
-    /// they would be taken for a beginning, and the entity for viral before it is.
+    /// From this size on entities are asked for when their reactions are there and the agent has been started again, and so are built from
+    /// ClickHouse: as fast as they come here they would be taken for a beginning, and be viral before they have 10,000.
     private static let built = 9_999
 
     /// Entities of a size: so many that their share of what Redis has allocated can be told.
@@ -23,13 +23,15 @@ struct Memory: AsyncParsableCommand {
         var report = Report()
         let site = try await EntitySite([.post, .image], isLarge: false)
         report.note(
-            "Reactions were counted as they came, in \(Self.transactions) transactions; those of entities from \(Self.built) on by a rebuild."
-        )
+            """
+            Reactions were counted as they came, in \(Self.transactions) transactions; entities with \(Self.built) and more were built from \
+            ClickHouse by an agent that knows no rate.
+            """)
         for type in [CountedType.post, .image] {
             let kind = type.isExclusive ? "one kind at a time" : "kinds combine; every fifth reaction is a second kind"
             report.title("\(type.name), \(kind): bytes in Redis")
             // What Redis allocates once.
-            _ = try await measure(1, entities: 1...1, type, site)
+            _ = try await measure(Self.ordinary, entities: 1...1, type, site)
             var rows: [[String]] = []
             for (number, size) in Self.sizes.enumerated() {
                 let first = 1_000_000 * (number + 1)
@@ -75,7 +77,10 @@ struct Memory: AsyncParsableCommand {
                 """
             try site.session.execute(type.insert(from: source))
         }
-        if size >= Self.built { try await site.install(entities, of: type) }
+        if size >= Self.built {
+            try await site.restartAgent()
+            try await site.install(entities, of: type)
+        }
         for entity in entities { try await site.counted(size, entity, of: type) }
         let after = try RedisUsage(site.redis)
 

@@ -103,6 +103,7 @@ struct Viral: AsyncParsableCommand {
         }
         try report.figure("viral_post_bytes", Double(last.bytes))
         try report.figure("viral_cost_growth", growth { $0.seconds })
+        try report.figure("viral_cpu_growth", growth { $0.cpu.all })
         try report.figure("viral_counting_growth", growth { $0.cpu.agent + $0.cpu.redis })
         let chart = Chart(
             title: "One post: what it takes, what an event costs", xLabel: "reactions of the post", yLabel: "",
