@@ -17,7 +17,7 @@ struct Memory: AsyncParsableCommand {
     private static let built = 9_999
 
     /// Entities of a size: so many that their share of what Redis has allocated can be told.
-    private func copies(_ size: Int) -> Int { max(min(100_000 / size, 200) / (options.short ? 20 : 1), 1) }
+    private func copies(_ size: Int) -> Int { max(min(200_000 / size, 200) / (options.short ? 20 : 1), 1) }
 
     func run() async throws {
         var report = Report()
@@ -67,7 +67,7 @@ struct Memory: AsyncParsableCommand {
     private func measure(
         _ size: Int, entities: ClosedRange<Int>, _ type: CountedType, _ site: EntitySite
     ) async throws -> Outcome {
-        let before = try RedisUsage(site.redis)
+        let before = try await usage(site)
         if size < Self.built { try await site.install(entities, of: type) }
         let parts = min(Self.transactions, size)
         for part in 0..<parts {
@@ -82,7 +82,7 @@ struct Memory: AsyncParsableCommand {
             try await site.install(entities, of: type)
         }
         for entity in entities { try await site.counted(size, entity, of: type) }
-        let after = try RedisUsage(site.redis)
+        let after = try await usage(site)
 
         let keys = try site.keys(of: type).filter { entities.contains($0.key) }.values.flatMap(\.self)
         for entity in [entities.lowerBound, entities.upperBound] {
@@ -97,6 +97,10 @@ struct Memory: AsyncParsableCommand {
             keys: Double(keys.count) / count,
             bytes: try site.memory(of: keys).mapValues { Double($0) / count },
             growth: Double(after.usedBytes - before.usedBytes) / count)
+    }
+
+    private func usage(_ site: EntitySite) async throws -> RedisUsage {
+        options.short ? try RedisUsage(site.redis) : try await RedisUsage.settled(site.redis)
     }
 
     private func row(_ size: Int, _ memory: Outcome) -> [String] {

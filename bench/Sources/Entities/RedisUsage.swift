@@ -12,6 +12,18 @@ struct RedisUsage {
 
     private static let looks: Set = ["hget", "hgetall", "info", "memory", "memory|usage", "scan", "strlen"]
 
+    /// Redis looks at the buffers of its clients once a second: waits until nothing changes any more.
+    static func settled(_ connection: RedisConnection) async throws -> RedisUsage {
+        var usage = try RedisUsage(connection)
+        for _ in 0..<30 {
+            try await Task.sleep(for: .milliseconds(1_200))
+            let before = usage
+            usage = try RedisUsage(connection)
+            if abs(usage.usedBytes - before.usedBytes) < 1_000 { return usage }
+        }
+        throw BenchmarkError("the memory of Redis does not settle")
+    }
+
     init(_ connection: RedisConnection) throws {
         var fields: [Substring: Substring] = [:]
         for section in ["memory", "cpu", "commandstats"] {
