@@ -150,7 +150,7 @@ private struct Truth {
             tier, of: type, total: total, rate: rate, for: age)
     }
 
-    @Test func aPostThatGoesUpAndDownAroundAThresholdDoesNotFlap() {
+    @Test func aPostThatGoesUpAndDownAroundAThresholdDoesNotFlap() throws {
         for (low, high) in [(95, 105), (75, 85), (70, 110)] as [(Int64, Int64)] {
             var tier = EntityTier.regular
             var since = 0
