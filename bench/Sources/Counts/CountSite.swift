@@ -43,7 +43,8 @@ struct CountSite {
                 nonce: makeNonce(), tier: .regular,
                 counted: CountedChunk(batch: BatchNumber(rawValue: 1), part: 0), builtAt: 1_767_225_600)
             let counts = Self.kinds.indices.map { Self.count(post, $0) }
-            let fields = [("_", String(decoding: marker.text(stamp: stamp), as: UTF8.self))]
+            let fields =
+                [("_", String(decoding: marker.text(stamp: stamp), as: UTF8.self))]
                 + zip(Self.kinds, counts.map(String.init)) + [("total", "\(counts.reduce(0, +))"), ("users", "9")]
             try redis.command(
                 bytes: [Array("HSET".utf8), key(post)] + fields.flatMap { [Array($0.utf8), Array($1.utf8)] })
