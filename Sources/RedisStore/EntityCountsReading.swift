@@ -103,7 +103,7 @@ extension EntityMarker {
         let colon = UInt8(ascii: ":")
         // <stamp>:<nonce>:<tier>:<batch>:<part>:<built>
         guard text.count > 37, text[16] == colon, text[33] == colon, text[35] == colon,
-            stamp.digits.elementsEqual(text.prefix(16))
+            stamp.digits.elementsEqual(text.prefix(16)), !text[17..<33].contains(colon)
         else { return nil }
         var numbers = 1
         var isNumber = false

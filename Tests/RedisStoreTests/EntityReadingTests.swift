@@ -10,7 +10,7 @@ import Testing
         // Versions, times and users that share, so that each of them decides somewhere.
         Reactor(
             position: ReactionPosition(
-                version: Version(rawValue: place / 9 << 40), time: UInt32(place / 3 % 3), userID: place % 3 - 1),
+                version: Version(rawValue: (place / 9) << 40), time: UInt32(place / 3 % 3), userID: place % 3 - 1),
             flags: flags)
     }
 
@@ -26,7 +26,7 @@ import Testing
     @Test(arguments: [Int32(15), 0xffff, 0x7fff_ffff], 0...4)
     func `pages of every size begin where the one before ended`(allFlags: Int32, size: Int) throws {
         let size = [1, 2, 7, 26, 100][size]
-        let everybody = (1..<27).reversed().map { reactor($0, Int32($0) & 15 | allFlags & ~15) }
+        let everybody = (1..<27).reversed().map { reactor($0, max(Int32($0) & 15, 1) | allFlags & ~15) }
         let list = ReactionList(nonce: nonce, reactors: everybody)
         var told: [Reactor] = []
         while true {
@@ -155,8 +155,10 @@ import Testing
     @Test func `replies of another shape are no counts`() {
         var reading = EntityCountsReading(entities: 2, fields: 1)
         var arena = replies([["x", "y"]])
+        let fresh = reading
         #expect(throws: EntityCountsReading.UnexpectedShape.self) { try reading.add(arena, at: 0) { _ in stamp } }
         arena.append(.integer(1))
+        reading = fresh
         #expect(throws: EntityCountsReading.UnexpectedShape.self) { try reading.add(arena, at: 0) { _ in stamp } }
     }
 }
