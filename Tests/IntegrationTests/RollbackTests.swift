@@ -144,6 +144,14 @@ import Testing
         #expect(differences.map { $0[0] } == Array(repeating: "policy", count: 4), "\(differences)")
         #expect(
             try site.session.query("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == [["t"]])
+        // Written again, a reaction is none of them any more, and counts once.
+        try site.session.execute("INSERT INTO person VALUES (9001); SELECT reactions.set_flags(9001, 1, 5)")
+        let after = try await matched()
+        #expect(after.contains("0 differ (3 policy)"), "\(after)")
+        // ClickHouse decides again: it has the others, whatever a map said while the table did.
+        #expect(try site.session.value("SELECT reactions.flags(9002, 1)") == "0")
+        try site.session.execute("CALL reactions.advance('Image', force => true)")
+        #expect(try site.session.value("SELECT reactions.flags(9002, 1)") == "5")
     }
 
     @Test("of two types one is rolled back after the other, and the second one says for which it waits")

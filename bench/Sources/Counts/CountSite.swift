@@ -32,11 +32,11 @@ struct CountSite {
 
     private func install() throws {
         let redis = try stack.redis.connect()
-        let info = try redis.command("INFO", "server").string ?? ""
-        let runID = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7) ?? ""
+        let info = try redis.command("INFO", "server", "replication").string ?? ""
         let row = try session.query("SELECT system_identifier, timeline FROM reactions._cluster()")[0]
         let stamp = Stamp(
-            redisRunID: Array(runID.utf8), systemIdentifier: UInt64(bitPattern: Int64(row[0] ?? "") ?? 0),
+            redisHistory: RedisIdentity(info: Array(info.utf8)[...])?.history ?? [],
+            systemIdentifier: UInt64(bitPattern: Int64(row[0] ?? "") ?? 0),
             timeline: UInt32(row[1] ?? "") ?? 0, epoch: 0)
         for post in 1...Int64(posts) {
             let marker = EntityMarker(
