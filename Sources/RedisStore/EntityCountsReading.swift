@@ -31,18 +31,18 @@ public struct EntityCountsReading {
     ///
     /// - Parameters:
     ///   - position: of the first reply.
-    ///   - stamp: of the Redis that holds the entity's keys.
+    ///   - stamp: of the Redis that has answered a command, by the command's number.
     public mutating func add(
-        _ replies: ReplyArena, at position: Int, stamp: (_ entity: Int) -> Stamp
+        _ replies: ReplyArena, at position: Int, stamp: (_ command: Int) -> Stamp
     ) throws(UnexpectedShape) {
         let asked = missed
         missed.removeAll(keepingCapacity: true)
         try replies.withTexts { texts throws(UnexpectedShape) in
             var position = position
-            for entity in asked {
+            for (command, entity) in asked.enumerated() {
                 switch replies[position] {
                 case .array(fields &+ 1):
-                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(entity)) { missed.append(entity) }
+                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(command)) { missed.append(entity) }
                     position &+= fields &+ 2
                 case .error:
                     guard replies.error(at: position)?.starts(with: "WRONGTYPE".utf8) == true else {

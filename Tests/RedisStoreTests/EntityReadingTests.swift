@@ -82,7 +82,7 @@ import Testing
 }
 
 @Suite struct EntityCountsReadingTests {
-    private let stamp = Stamp(redisRunID: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 3)
+    private let stamp = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 3)
     private let marker = EntityMarker(
         nonce: Array("00ff0123456789ab".utf8), tier: .viral,
         counted: CountedChunk(batch: BatchNumber(rawValue: 511 << 44 | 12), part: 90_000), builtAt: 1_800_000_000)
@@ -144,7 +144,7 @@ import Testing
         // Those that were missed are asked for again.
         let again = replies([[text, "5", "6"]] + Array(repeating: [nil, nil, nil], count: 5))
         try reading.add(again, at: 0) {
-            $0 == 1 ? stamp : Stamp(redisRunID: [], systemIdentifier: 0, timeline: 0, epoch: 0)
+            $0 == 0 ? stamp : Stamp(redisHistory: [], systemIdentifier: 0, timeline: 0, epoch: 0)
         }
         #expect(reading.missed == [2, 3, 4, 5, 6])
         #expect(reading.numbers[2..<4] == [5, 6])
