@@ -81,8 +81,10 @@ public final class RedisSentinels: RedisDeployment {
     public func failOver() async throws {
         let old = try master()
         let other = servers.first { $0 !== old }
-        let reply = try sentinels[0].connect().command("SENTINEL", "FAILOVER", Self.masterName)
-        guard reply == .string("OK") else { throw TestSupportError("SENTINEL FAILOVER: \(reply)") }
+        // A replica that has just come is not good enough until the sentinel has heard of it again.
+        try await eventually(within: .seconds(30), "the sentinel begins the failover") {
+            try sentinels[0].connect().command("SENTINEL", "FAILOVER", Self.masterName) == .string("OK")
+        }
         try await promoted(other)
     }
 
