@@ -97,6 +97,14 @@ BEGIN
     hint := CASE WHEN NOT ok THEN 'After a failover or restore ClickHouse may hold events that PostgreSQL lost: compare the two.' END;
     RETURN NEXT;
 
+    "check" := 'reconcile';
+    SELECT * INTO found FROM reactions.reconcile_status;
+    ok := coalesce(found.remaining = 0, true) AND found.failed_since IS NULL;
+    detail := CASE WHEN found.reconcile_run_id IS NULL THEN 'Redis was not looked through yet'
+        ELSE format('%s faults left %s at %s%s', found.remaining, found.classes, found.finished_at, '; failed since: ' || found.failed_since) END;
+    hint := CASE WHEN NOT ok THEN 'reactions.reconcile_finding has them; reactiond reconcile repairs what it can.' END;
+    RETURN NEXT;
+
     FOR found IN SELECT * FROM reactions.backfill b WHERE b.error IS NOT NULL ORDER BY b.entity_type LOOP
         "check" := format('backfill_%s', found.entity_type);
         ok := false;

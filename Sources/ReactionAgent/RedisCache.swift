@@ -252,7 +252,7 @@ public actor RedisCache: Cache {
         return opened
     }
 
-    fileprivate static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
+    static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
         guard case .text(let server) = try connection.command("INFO", "server"),
             let runID = field("run_id", of: server), let version = field("redis_version", of: server)
         else { throw CacheError(message: "INFO has no run id") }

@@ -26,9 +26,12 @@ public struct KeySpace {
         prefix + "reactions:compared:".utf8 + entityType.utf8
     }
 
+    /// What the keys of all watermarks begin with.
+    var appliedPrefix: [UInt8] { prefix + "reactions:applied:".utf8 }
+
     /// The last write to the entities of a shard.
     public func applied(of entityType: String, shard: Int32) -> [UInt8] {
-        var key = prefix + "reactions:applied:".utf8 + entityType.utf8
+        var key = appliedPrefix + entityType.utf8
         key.append(UInt8(ascii: ":"))
         key.appendDecimal(Int64(shard))
         return key
