@@ -224,11 +224,6 @@ public actor BackfillSource {
     }
 
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 }

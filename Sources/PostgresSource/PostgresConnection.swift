@@ -79,7 +79,8 @@ final class PostgresConnection {
         return result
     }
 
-    /// Begins `COPY … TO STDOUT`. Until `continueCopy` has returned true the connection can be used for nothing else.
+    /// Begins `COPY … TO STDOUT`, or `COPY … FROM STDIN`. Until `continueCopy` has returned true, or `endCopyIn` has returned, the
+    /// connection can be used for nothing else.
     func beginCopy(_ sql: String) throws(PostgresError) {
         let deadline = ContinuousClock.now + timeout
         isInUnknownState = true
@@ -88,7 +89,7 @@ final class PostgresConnection {
         try waitForResult(until: deadline)
         guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
         defer { PQclear(result) }
-        guard PQresultStatus(result) == PGRES_COPY_OUT else {
+        guard [PGRES_COPY_OUT, PGRES_COPY_IN].contains(PQresultStatus(result)) else {
             let error = PostgresError(result: result)
             _ = try results(until: deadline)
             isInUnknownState = false
@@ -118,23 +119,6 @@ final class PostgresConnection {
             } else {
                 throw PostgresError(connection: connection)
             }
-        }
-    }
-
-    /// Begins `COPY … FROM STDIN`. Until `endCopyIn` has returned the connection can be used for nothing else.
-    func beginCopyIn(_ sql: String) throws(PostgresError) {
-        let deadline = ContinuousClock.now + timeout
-        isInUnknownState = true
-        guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
-        try flush(until: deadline)
-        try waitForResult(until: deadline)
-        guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
-        defer { PQclear(result) }
-        guard PQresultStatus(result) == PGRES_COPY_IN else {
-            let error = PostgresError(result: result)
-            _ = try results(until: deadline)
-            isInUnknownState = false
-            throw error
         }
     }
 
@@ -248,4 +232,26 @@ final class PostgresConnection {
         let pointers = copies.map { UnsafePointer($0) } + [nil]
         return pointers.withUnsafeBufferPointer { body($0.baseAddress) }
     }
+}
+
+/// What an actor has opened.
+extension PostgresConnection? {
+    /// For another conversation.
+    var usable: PostgresConnection {
+        get throws(PostgresError) {
+            let connection = try opened
+            guard connection.isUsable else { throw Self.ended }
+            return connection
+        }
+    }
+
+    /// For going on with a COPY.
+    var opened: PostgresConnection {
+        get throws(PostgresError) {
+            guard let self else { throw Self.ended }
+            return self
+        }
+    }
+
+    private static var ended: PostgresError { PostgresError(disposition: .reconnect, message: "the session has ended") }
 }

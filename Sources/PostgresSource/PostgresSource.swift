@@ -209,12 +209,7 @@ public actor PostgresSource {
 
     /// What is open, if it can be used.
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 
     /// Runs statements as one transaction, rolled back when they throw.

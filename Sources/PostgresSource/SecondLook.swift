@@ -41,9 +41,7 @@ public actor SecondLook {
     public func end(
         _ keys: [MatchKey], of table: LegacyTable, _ type: EntityType
     ) throws(PostgresError) -> Answer {
-        guard let connection, connection.isUsable else {
-            throw PostgresError(disposition: .reconnect, message: "the session has ended")
-        }
+        let connection = try self.connection.usable
         do throws(PostgresError) {
             var answer = Answer()
             let list = """

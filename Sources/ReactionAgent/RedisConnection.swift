@@ -8,8 +8,19 @@ enum RedisReply: Equatable {
     case null
     case integer(Int64)
     case text(String)
+    /// A text that is no UTF-8.
+    case data([UInt8])
     case error(String)
     case array([RedisReply])
+
+    /// Of a text, whatever it holds.
+    var bytes: [UInt8]? {
+        switch self {
+        case .text(let text): Array(text.utf8)
+        case .data(let bytes): bytes
+        default: nil
+        }
+    }
 
     var isMissingScript: Bool {
         guard case .error(let text) = self else { return false }
@@ -98,12 +109,12 @@ final class RedisConnection {
     }
 
     private static func decode(_ reply: UnsafeMutablePointer<redisReply>) -> RedisReply {
-        func text() -> String {
-            String(decoding: UnsafeRawBufferPointer(start: reply.pointee.str, count: reply.pointee.len), as: UTF8.self)
-        }
+        let bytes = UnsafeRawBufferPointer(start: reply.pointee.str, count: reply.pointee.len)
+        func text() -> String { String(decoding: bytes, as: UTF8.self) }
         return switch reply.pointee.type {
         case REDIS_REPLY_INTEGER: .integer(reply.pointee.integer)
-        case REDIS_REPLY_STRING, REDIS_REPLY_STATUS: .text(text())
+        case REDIS_REPLY_STRING, REDIS_REPLY_STATUS:
+            String(validating: bytes, as: UTF8.self).map(RedisReply.text) ?? .data(Array(bytes))
         case REDIS_REPLY_ERROR: .error(text())
         case REDIS_REPLY_ARRAY:
             .array((0..<reply.pointee.elements).compactMap { reply.pointee.element[$0].map(decode) })

@@ -35,19 +35,19 @@ struct WriteBack: Sendable {
         guard bounds[2] > 0 else { return }
         let total: [Int64] = try await store.numbers(query.reactions, 1)
         try await planned(total[0])
-        var plan = SealPlan(users: bounds[0]...bounds[1], sliceRows: Self.sliceRows)
+        var plan = SlicePlan(users: bounds[0]...bounds[1], sliceRows: Self.sliceRows)
         while true {
             try Task.checkCancellation()
             switch plan.action {
             case .count(let users, let width):
                 plan.counted(try await store.counts(query.histogram(users, width: width)))
-            case .seal(let users):
+            case .take(let users):
                 let kinds = try await store.kinds(query, users)
                 var pages = WriteBackPage.pages(of: kinds, mode: type.mode, keysPerPage: Self.keysPerPage)
                 let last = pages.popLast() ?? WriteBackPage()
                 for page in pages { try await write(page, nil) }
                 try await write(last, users.upperBound)
-                plan.sealed()
+                plan.taken()
             case .finish: return
             }
         }

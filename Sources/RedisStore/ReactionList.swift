@@ -1,41 +1,5 @@
 public import ReactionModel
 
-/// Where a reaction stands among those on its entity: the newest event decides, then the time, then the user. Rows of a backfill share
-/// a version, so among them the time does.
-public struct ReactionPosition: Hashable, Comparable, Sendable {
-    /// Of the user's newest event on the entity.
-    public var version: Version
-    /// Unix seconds.
-    public var time: UInt32
-    public var userID: Int64
-
-    public init(version: Version, time: UInt32, userID: Int64) {
-        self.version = version
-        self.time = time
-        self.userID = userID
-    }
-
-    /// - Parameter createdAt: microseconds since 1970-01-01 UTC.
-    public init(version: Version, createdAt: Int64, userID: Int64) {
-        self.init(version: version, time: UInt32(clamping: createdAt / 1_000_000), userID: userID)
-    }
-
-    public static func < (left: ReactionPosition, right: ReactionPosition) -> Bool {
-        (left.version, left.time, left.userID) < (right.version, right.time, right.userID)
-    }
-}
-
-/// A user who has reacted, with all of the kinds.
-public struct Reactor: Equatable, Sendable {
-    public var position: ReactionPosition
-    public var flags: Int32
-
-    public init(position: ReactionPosition, flags: Int32) {
-        self.position = position
-        self.flags = flags
-    }
-}
-
 /// Who has reacted to an entity, newest first, as one packed string of Redis.
 ///
 /// A header of 29 bytes: the format, the width of the flags, the entity's nonce, the floor. Then for each user version (7 bytes), time (4),
@@ -49,7 +13,7 @@ public struct ReactionList: Equatable, Sendable {
 
     /// 16 hexadecimal digits, those of the entity's marker.
     public var nonce: [UInt8]
-    /// Everybody above it is in the list; nil: everybody is.
+    /// Everybody at or above it is in the list, and what is below it is to be asked of ClickHouse; nil: everybody is in the list.
     public var floor: ReactionPosition?
     /// Descending by position.
     public var reactors: [Reactor]

@@ -283,6 +283,19 @@ private final class RollbackWriter: Sendable {
         // The table decides.
         #expect(try site.session.value("SELECT reactions.flags(9001, 1)") == "0")
         try await site.expectAgreement(without: 7)
+
+        // A match knows them, and counts them as no difference; nothing of them is repaired.
+        func matched(_ arguments: String...) async throws -> String {
+            try await site.stack.drained(site.session)
+            return try await site.stack.reactiond("match", arguments)
+        }
+        let output = try await matched("--repair")
+        #expect(output.contains("0 differ (4 policy)"), "\(output)")
+        let differences = try site.session.query(
+            "SELECT class, user_id, in_table, in_clickhouse, repaired_at FROM reactions.differences ORDER BY user_id")
+        #expect(differences.map { $0[0] } == Array(repeating: "policy", count: 4), "\(differences)")
+        #expect(
+            try site.session.query("SELECT ok FROM reactions.readiness('Image') WHERE condition = 'match'") == [["t"]])
     }
 
     @Test("while ClickHouse is away a rollback waits and says so, and writers go on")
@@ -381,6 +394,50 @@ private final class RollbackWriter: Sendable {
         #expect(try again.session.value("SELECT finished_at IS NULL FROM reactions.write_back") == "t")
         try again.session.execute("SELECT reactions.set_flags(1, 10000, 9)")
         // Finished within the time that nobody need say that he waits, or withdrawn after it.
+        try await eventually(within: .seconds(60), "it is over") {
+            try again.session.value("SELECT finished_at IS NOT NULL FROM reactions.write_back") == "t"
+        }
+        if try again.phase() == "stop_writes" {
+            #expect(try again.session.value("SELECT state FROM reactions.write_back") == "withdrawn")
+            let error = try await again.rollBack()
+            #expect(error == nil, "\(String(describing: error))")
+        }
+        #expect(try again.phase() == "switch_reads")
+        try await again.expectAgreement()
+    }
+
+    @Test("a standby that is promoted in the middle of a rollback ends it, or leaves it to the next one")
+    func promotedStandby() async throws {
+        let primary = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])
+        let (site, first) = try await RollbackSite.frozen(try await Stack.make(postgres: primary))
+        var agent = first
+        defer { agent.stop(15) }
+        try site.change(20_000)
+        try await site.stack.drained(site.session)
+        let replica = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) { path in
+            try await PostgresServer.tool(
+                "pg_basebackup",
+                [
+                    "--pgdata", path, "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname",
+                    primary.conninfo(),
+                ])
+        }
+        let standby = try replica.connect(database: site.stack.database)
+        async let failed = site.rollBack()
+        try await eventually(within: .seconds(60), "the standby has some of it") {
+            try standby.value("SELECT keys_done > 2000 FROM reactions.write_back") == "t"
+        }
+        primary.stop(SIGQUIT)
+        #expect(try await failed != nil)
+        agent.stop(SIGKILL)
+        try standby.execute("SELECT pg_promote()")
+        let moved = try site.stack.moved(to: replica)
+        let again = RollbackSite(stack: moved, session: try moved.connect())
+        #expect(try again.session.value("SELECT finished_at IS NULL FROM reactions.write_back") == "t")
+        #expect(try again.phase() == "stop_writes")
+        try again.session.execute("SELECT reactions.set_flags(1, 10000, 9)")
+        agent = try moved.startAgent()
+        // Who asked for it is gone: it ends in time, or is withdrawn.
         try await eventually(within: .seconds(60), "it is over") {
             try again.session.value("SELECT finished_at IS NOT NULL FROM reactions.write_back") == "t"
         }
