@@ -56,9 +56,7 @@ CREATE VIEW reconcile_status AS
         r.scanned, r.verified, r.found, r.repaired, r.found - r.repaired AS remaining, r.kept,
         (SELECT coalesce(jsonb_object_agg(s.class, s.remaining), '{}') FROM (
             SELECT c.class, sum(c.found - c.repaired) AS remaining FROM reconcile_class c
-            WHERE c.reconcile_run_id = r.reconcile_run_id AND c.is_fault AND c.found > c.repaired GROUP BY c.class) s) AS classes,
-        (SELECT f.error FROM reconcile_run f WHERE f.reconcile_run_id > r.reconcile_run_id AND f.error IS NOT NULL
-         ORDER BY f.reconcile_run_id DESC LIMIT 1) AS failed_since
+            WHERE c.reconcile_run_id = r.reconcile_run_id AND c.is_fault AND c.found > c.repaired GROUP BY c.class) s) AS classes
     FROM reconcile_run r
     WHERE r.finished_at IS NOT NULL ORDER BY r.reconcile_run_id DESC LIMIT 1;
-COMMENT ON VIEW reconcile_status IS 'what the last reconciliation that ended has found and left, and the error of a later one';
+COMMENT ON VIEW reconcile_status IS 'what the last reconciliation that ended has found and left';

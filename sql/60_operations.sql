@@ -98,10 +98,16 @@ BEGIN
     RETURN NEXT;
 
     "check" := 'reconcile';
-    SELECT * INTO found FROM reactions.reconcile_status;
-    ok := coalesce(found.remaining = 0, true) AND found.failed_since IS NULL;
+    SELECT s.*, f.error INTO found FROM (VALUES (1)) one
+        LEFT JOIN reactions.reconcile_status s ON true
+        LEFT JOIN LATERAL (
+            SELECT r.error FROM reactions.reconcile_run r
+            WHERE r.reconcile_run_id > coalesce(s.reconcile_run_id, 0) AND r.error IS NOT NULL
+            ORDER BY r.reconcile_run_id DESC LIMIT 1) f ON true;
+    ok := coalesce(found.remaining = 0, true) AND found.error IS NULL;
     detail := CASE WHEN found.reconcile_run_id IS NULL THEN 'Redis was not looked through yet'
-        ELSE format('%s faults left %s at %s%s', found.remaining, found.classes, found.finished_at, '; failed since: ' || found.failed_since) END;
+        ELSE format('%s faults left %s at %s', found.remaining, found.classes, found.finished_at) END
+        || coalesce('; the last attempt failed: ' || found.error, '');
     hint := CASE WHEN NOT ok THEN 'reactions.reconcile_finding has them; reactiond reconcile repairs what it can.' END;
     RETURN NEXT;
 

@@ -60,7 +60,7 @@ public struct EntityCheck: Sendable {
 
     private func condition(_ subjects: some Collection<Subject>) -> String {
         let ids = subjects.lazy.map { String($0.entityID) }.joined(separator: ",")
-        let beyond = subjects.lazy.filter { $0.last.batch > common }.map { subject in
+        let beyond = subjects.filter { $0.last.batch > common }.map { subject in
             """
              OR entityId = \(subject.entityID) AND (batch < \(subject.last.batch.rawValue) \
             OR batch = \(subject.last.batch.rawValue) AND part <= \(subject.last.part))
@@ -68,7 +68,7 @@ public struct EntityCheck: Sendable {
         }
         return """
             entityType = \(SQL.quoted(type.name)) AND entityId IN (\(ids)) \
-            AND (batch <= \(common.rawValue) OR bitAnd(batch, \(BackfillBatches.mark)) != 0\(beyond.joined()))
+            AND (batch <= \(common.rawValue) OR bitAnd(batch, \(BackfillBatches.mark)) != 0\(beyond.joined(separator: "")))
             """
     }
 

@@ -7,8 +7,6 @@ public actor ReconcileSource {
     /// What there is to know of the database.
     public struct Place: Sendable {
         public var types: [EntityType]
-        /// Ids of the types all of whose reactions are in ClickHouse.
-        public var verifiable: Set<Int16>
         public var systemIdentifier: UInt64
         public var timeline: UInt32
         public var keyPrefix: String
@@ -70,14 +68,12 @@ public actor ReconcileSource {
     public func place() throws(PostgresError) -> Place {
         let session = try session
         let types = Array(try PostgresSource.catalog(session).values).sorted { $0.typeID < $1.typeID }
-        let verifiable = try session.query(
-            "SELECT type_id FROM reactions.entity_type WHERE phase = 'native' OR backfilled AND phase <> 'detached'")
         let found = try session.query(
             """
             SELECT system_identifier, timeline, current_setting('reactions.key_prefix', true) FROM reactions._cluster()
             """)
         return Place(
-            types: types, verifiable: Set(verifiable.rows.compactMap { verifiable.value($0, 0) }),
+            types: types,
             systemIdentifier: UInt64(bitPattern: try found.required(0, 0, as: Int64.self)),
             timeline: UInt32(truncatingIfNeeded: try found.required(0, 1, as: Int64.self)),
             keyPrefix: found.text(0, 2) ?? "")

@@ -1,7 +1,7 @@
 public import ReactionModel
 
 /// Makes every key: the database's prefix, then the template of the type.
-public struct KeySpace {
+public struct KeySpace: Sendable {
     private let prefix: [UInt8]
 
     /// What follows the entity's key in the names of its keys; all of them live and die together.

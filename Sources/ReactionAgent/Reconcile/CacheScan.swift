@@ -20,9 +20,9 @@ actor CacheScan {
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.redis.scan")
     private let settings: RedisSettings
-    private let place: ReconcileSource.Place
-    private nonisolated let keys: KeySpace
-    private nonisolated let types: [Int16: EntityType]
+    private let keys: KeySpace
+    private var place: ReconcileSource.Place
+    private var types: [Int16: EntityType] = [:]
     private var connection: RedisConnection?
     private var runID: [UInt8] = []
     private var digests: [Script: [UInt8]] = [:]
@@ -31,7 +31,17 @@ actor CacheScan {
         self.settings = settings
         self.place = place
         keys = KeySpace(prefix: Array(place.keyPrefix.utf8))
-        types = Dictionary(place.types.map { ($0.typeID, $0) }) { first, _ in first }
+        types = Self.byID(place)
+    }
+
+    /// From now on entities are looked at as of this catalog.
+    func use(_ place: ReconcileSource.Place) {
+        self.place = place
+        types = Self.byID(place)
+    }
+
+    private static func byID(_ place: ReconcileSource.Place) -> [Int16: EntityType] {
+        Dictionary(place.types.map { ($0.typeID, $0) }) { first, _ in first }
     }
 
     /// Keys of Redis, with those of others.
@@ -66,7 +76,7 @@ actor CacheScan {
     }
 
     /// The key of the entity's counts.
-    nonisolated func name(of entity: EntityAddress) -> String {
+    func name(of entity: EntityAddress) -> String {
         String(decoding: key(of: entity, .counts), as: UTF8.self)
     }
 
@@ -110,7 +120,7 @@ actor CacheScan {
     ///
     /// - Returns: whether it was dropped.
     func repair(_ entity: EntityAddress, _ look: EntityLook, _ repair: CacheFault.Repair) throws(CacheError) -> Bool {
-        let parts = repair == .rebuild ? look.present : EntityState.superfluous(look)
+        let parts = repair == .rebuild ? look.present : EntityCondition.superfluous(look)
         guard repair != .none, let type = types[entity.typeID], !parts.isEmpty else { return false }
         return try converse { connection throws(CacheError) in
             var commands = CommandBuffer()
@@ -150,7 +160,7 @@ actor CacheScan {
 
     // MARK: Pieces
 
-    private nonisolated func key(of entity: EntityAddress, _ part: EntityLook.Part) -> [UInt8] {
+    private func key(of entity: EntityAddress, _ part: EntityLook.Part) -> [UInt8] {
         guard let type = types[entity.typeID] else { return [] }
         return keys.key(
             type.entityKey, id: entity.id, shardCount: type.shardCount, suffix: KeySpace.entitySuffixes[part.rawValue])

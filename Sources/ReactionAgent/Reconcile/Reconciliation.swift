@@ -41,7 +41,7 @@ struct Reconciliation {
 
     let settings: ReconcileSettings
     let options: Options
-    let place: ReconcileSource.Place
+    private var place: ReconcileSource.Place
     let source: ReconcileSource
     let scan: CacheScan
     let checks: EntityChecks
@@ -105,7 +105,7 @@ struct Reconciliation {
     }
 
     private mutating func look(at entities: [EntityAddress]) async throws {
-        let first = try await judge(entities)
+        let first = try await judge(entities, isFirst: true)
         var lasting: [(EntityAddress, EntityLook)] = []
         for verdict in first where verdict.state != .absent {
             switch verdict.state {
@@ -122,7 +122,7 @@ struct Reconciliation {
         let suspects = first.filter { $0.fault != nil }.map(\.entity)
         guard !suspects.isEmpty else { return }
         try await Task.sleep(for: Self.pause)
-        for verdict in try await judge(suspects) {
+        for verdict in try await judge(suspects, isFirst: false) {
             switch verdict.state {
             case .faulty(let fault, let detail): try await found(fault, detail, verdict)
             case .kept(let tier): tally.count(tier == .regular ? "regular" : "viral", of: name(verdict.entity.typeID))
@@ -135,7 +135,7 @@ struct Reconciliation {
     struct Verdict {
         var entity: EntityAddress
         var look: EntityLook
-        var state: EntityState
+        var state: EntityCondition
 
         var fault: CacheFault? {
             if case .faulty(let fault, _) = state { fault } else { nil }
@@ -144,15 +144,17 @@ struct Reconciliation {
 
     /// Looks at entities and compares their counts with ClickHouse.
     ///
-    /// In this order: what is counted is asked before Redis is looked at. Then every batch up to it is in the counts that are found, so
-    /// they are those of ClickHouse as of that batch, or as of the chunk in their marker, whichever is later: what both say of that
-    /// moment never changes.
-    private mutating func judge(_ entities: [EntityAddress]) async throws -> [Verdict] {
+    /// In this order: first what is counted, then the catalog, then Redis. So every batch up to the first is in the counts that are found
+    /// under the catalog's epochs, and they are those of ClickHouse as of that batch, or as of the chunk in their marker, whichever is
+    /// later: what ClickHouse says of that moment never changes.
+    private mutating func judge(_ entities: [EntityAddress], isFirst: Bool) async throws -> [Verdict] {
         guard !entities.isEmpty else { return [] }
         let common = try await source.counted()
+        place = try await source.place()
+        await scan.use(place)
         let looks = try await scan.look(at: entities)
         var verdicts = entities.compactMap { entity in
-            looks[entity].map { Verdict(entity: entity, look: $0, state: EntityState($0)) }
+            looks[entity].map { Verdict(entity: entity, look: $0, state: EntityCondition($0)) }
         }
         for type in place.types {
             let kept = verdicts.indices.filter { index in
@@ -160,8 +162,8 @@ struct Reconciliation {
                 return verdicts[index].entity.typeID == type.typeID
             }
             guard !kept.isEmpty else { continue }
-            guard place.verifiable.contains(type.typeID) else {
-                for _ in kept { tally.count("unverified", of: type.name) }
+            guard type.isCounted else {
+                if isFirst { for _ in kept { tally.count("unverified", of: type.name) } }
                 continue
             }
             let subjects = kept.map { index in
@@ -171,7 +173,7 @@ struct Reconciliation {
             }
             let deltas = try await checks.deltas(of: subjects, type, common: common)
             let events = options.isDeep ? try await checks.events(of: subjects, type, common: common) : [:]
-            tally.verified += Int64(kept.count)
+            if isFirst { tally.verified += Int64(kept.count) }
             for index in kept {
                 let verdict = verdicts[index]
                 var truth = deltas[verdict.entity.id] ?? EntityTruth()
@@ -203,7 +205,8 @@ struct Reconciliation {
 
     private mutating func found(_ fault: CacheFault, _ detail: String, _ verdict: Verdict) async throws {
         var finding = ReconcileTally.Finding(
-            key: scan.name(of: verdict.entity), entityType: name(verdict.entity.typeID), entityID: verdict.entity.id,
+            key: await scan.name(of: verdict.entity), entityType: name(verdict.entity.typeID),
+            entityID: verdict.entity.id,
             fault: fault, detail: detail)
         if mayRepair(fault) {
             // If it is another one by now the agent has built it since: there is nothing left to tell of.
