@@ -133,8 +133,11 @@ let package = Package(
             dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
             swiftSettings: agent),
         .testTarget(
-            name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
-            swiftSettings: agent),
+            name: "BoundaryTests",
+            dependencies: [
+                "ReactionBackend", "CReactionsBoundary", "RedisStore", "ClickHouseStore", "ReactionModel",
+                "TestSupport",
+            ], swiftSettings: agent),
         .testTarget(
             name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
         .testTarget(

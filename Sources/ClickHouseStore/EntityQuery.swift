@@ -14,7 +14,7 @@ public struct EntityQuery: Sendable {
     /// Ids per query: below 256 KiB of text and 50,000 elements, where ClickHouse stops parsing by default.
     public static let idsPerQuery = 10_000
 
-    private let type: EntityType
+    let type: EntityType
     private let batch: BatchNumber
 
     public init(type: EntityType, asOf batch: BatchNumber) {
@@ -167,7 +167,7 @@ public struct EntityQuery: Sendable {
     // MARK: Pieces
 
     /// Sealed backfills count whole: their batches are not the mirror's.
-    private var condition: String {
+    var condition: String {
         """
         entityType = \(SQL.quoted(type.name)) \
         AND (batch <= \(batch.rawValue) OR bitAnd(batch, \(BackfillBatches.mark)) != 0)
@@ -175,11 +175,11 @@ public struct EntityQuery: Sendable {
     }
 
     /// As `ReactionPosition` has it, of either form of the column.
-    private static let time =
+    static let time =
         "toUInt32(least(greatest(toInt64(createdAt), toInt64(0)), toInt64(\(ReactionPosition.latestTime))))"
 
     /// Each kind as of the newest event that speaks of it.
-    private var flagsOfMasks: String {
+    var flagsOfMasks: String {
         let terms = type.kinds.map { kind in
             let flag = kind.flag
             return """
@@ -189,7 +189,7 @@ public struct EntityQuery: Sendable {
         return terms.isEmpty ? "toInt32(0)" : "toInt32(\(terms.joined(separator: " + ")))"
     }
 
-    private static func list(_ ids: some Collection<Int64>) -> String {
+    static func list(_ ids: some Collection<Int64>) -> String {
         ids.lazy.map(String.init).joined(separator: ",")
     }
 }

@@ -10,6 +10,8 @@ final class Session {
     private(set) var clickHouse: ClickHouseLink
     private(set) var keys = KeySpace(prefix: [])
     let apply = ApplyAtCommit()
+    /// Until when nobody waits for the agent to install what was missed, since it was waited for in vain.
+    var installsAbsent = Deadline(after: 0, from: 0)
     private var types: [TypeDescription] = []
     private var constantTexts: [KeyTemplate.Problem: LentText] = [:]
 

@@ -18,6 +18,11 @@ final class TypeDescription {
     private let systemIdentifier: UInt64
     private let timeline: UInt32
     private let epoch: Int64
+    /// What follows the key in a command that reads counts: the fields of all kinds, and that of the users.
+    let kindArguments: [UInt8]
+    let userArguments: [UInt8]
+    /// As ClickHouse's queries name it.
+    let entityType: EntityType
     /// The last stamp that was asked for, and the run id in it.
     private var stamp: (redisRunID: [UInt8], stamp: Stamp)?
 
@@ -37,6 +42,11 @@ final class TypeDescription {
         }
         self.kinds = kinds
         flags = kinds.reduce(0) { $0 | $1.flag }
+        kindArguments = CommandBuffer.countsArguments(kinds.map(\.name))
+        userArguments = CommandBuffer.countsArguments(["\(EntityField.users)"])
+        entityType = EntityType(
+            typeID: 0, name: self.name, mode: .multi, phase: .native, kinds: kinds, userMapKey: self.userMapKey,
+            entityKey: self.entityKey, shardCount: type.shard_count, epoch: type.epoch)
         shardCount = type.shard_count
         userMapLimit = type.user_map_limit
         userMapTTL = type.user_map_ttl_s
@@ -57,7 +67,8 @@ final class TypeDescription {
             key: keys.key(userMapKey, id: userID, shardCount: shardCount), stamp: stamp(redisRunID: redisRunID))
     }
 
-    private func stamp(redisRunID: [UInt8]) -> Stamp {
+    /// Of what a Redis holds of the type.
+    func stamp(redisRunID: [UInt8]) -> Stamp {
         if let stamp, stamp.redisRunID == redisRunID { return stamp.stamp }
         let made = Stamp(redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
         stamp = (redisRunID, made)

@@ -55,6 +55,11 @@ public struct CommandBuffer {
         argument.withUTF8Buffer { append($0) }
     }
 
+    /// Appends arguments that another buffer has formatted.
+    public mutating func append(formatted arguments: [UInt8]) {
+        bytes.append(contentsOf: arguments)
+    }
+
     /// Makes room for what is known to come.
     public mutating func reserve(_ count: Int) {
         bytes.reserveCapacity(bytes.count &+ count)

@@ -44,7 +44,7 @@ public struct ReactionList: Equatable, Sendable {
 
     /// - Parameter allFlags: the bits of all kinds of the type, which decide the width of a record.
     public func packed(allFlags: Int32) -> [UInt8] {
-        let width = allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+        let width = Self.flagsWidth(allFlags: allFlags)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(Self.headerWidth &+ reactors.count &* (Self.positionWidth &+ width))
         bytes.append(Self.format)
@@ -64,8 +64,29 @@ public struct ReactionList: Equatable, Sendable {
             return nil
         }
         let records = length &- headerWidth
-        let recordWidth = positionWidth &+ Int(width)
+        let recordWidth = recordWidth(flagsWidth: Int(width))
         return records.isMultiple(of: recordWidth) ? records / recordWidth : nil
+    }
+
+    private static func flagsWidth(allFlags: Int32) -> Int {
+        allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+    }
+
+    static func recordWidth(flagsWidth: Int) -> Int { positionWidth &+ flagsWidth }
+
+    /// The bytes of a list that begins with as many reactors.
+    public static func width(reactors: Int, allFlags: Int32) -> Int {
+        headerWidth &+ reactors &* recordWidth(flagsWidth: flagsWidth(allFlags: allFlags))
+    }
+
+    /// What precedes the records, if the list is one of the nonce.
+    static func header(_ bytes: UnsafeRawBufferPointer, nonce: [UInt8]) -> (flagsWidth: Int, hasFloor: Bool)? {
+        guard bytes.count >= headerWidth, bytes[0] == format, [1, 2, 4].contains(bytes[1]),
+            let packed = packedNonce(nonce),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt64.self)) == packed
+        else { return nil }
+        // The lowest of all positions is zero in every byte.
+        return (Int(bytes[1]), bytes[10..<headerWidth].contains { $0 != 0 })
     }
 
     /// Below everybody.

@@ -112,12 +112,21 @@ public final class RedisConnection: @unchecked Sendable {
 
     @discardableResult
     public func command(_ arguments: [String]) throws -> RedisReply {
-        let copies = arguments.map { strdup($0) }
-        defer { copies.forEach { free($0) } }
-        var pointers = copies.map { UnsafePointer($0) }
-        let lengths = arguments.map { $0.utf8.count }
-        guard let reply = redisCommandArgv(context, Int32(arguments.count), &pointers, lengths) else {
-            throw TestSupportError("Redis did not answer \(arguments.first ?? "")")
+        try command(bytes: arguments.map { Array($0.utf8) })
+    }
+
+    /// Arguments of any bytes.
+    @discardableResult
+    public func command(bytes arguments: [[UInt8]]) throws -> RedisReply {
+        let copies = arguments.map { argument in
+            let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: max(argument.count, 1), alignment: 1)
+            copy.copyBytes(from: argument)
+            return copy
+        }
+        defer { copies.forEach { $0.deallocate() } }
+        var pointers = copies.map { UnsafePointer($0.baseAddress?.assumingMemoryBound(to: CChar.self)) }
+        guard let reply = redisCommandArgv(context, Int32(arguments.count), &pointers, arguments.map(\.count)) else {
+            throw TestSupportError("Redis did not answer \(String(decoding: arguments.first ?? [], as: UTF8.self))")
         }
         defer { freeReplyObject(reply) }
         return decode(reply.assumingMemoryBound(to: redisReply.self))

@@ -160,6 +160,8 @@ find_other_relations(CatalogRelations *relations)
 
 	relations->generation = own_relation(namespace_id, "_generation");
 	relations->mirror = own_relation(namespace_id, "_mirror");
+	relations->batch = own_relation(namespace_id, "_batch");
+	relations->batch_key = own_relation(namespace_id, "_batch_pkey");
 	relations->skipped = own_relation(namespace_id, "_skipped");
 	for (int i = 0; i < OUTBOX_TABLES; i++)
 	{
@@ -260,6 +262,7 @@ read_type(TupleTableSlot *slot, MemoryContext context)
 	type->boundary.user_map_ttl_s = interval_seconds(value_at(slot, ATTR_USER_MAP_TTL));
 	type->boundary.user_map_max_age_s = interval_seconds(value_at(slot, ATTR_USER_MAP_MAX_AGE));
 	type->boundary.epoch = DatumGetInt64(value_at(slot, ATTR_EPOCH));
+	type->viral_threshold = DatumGetInt32(value_at(slot, ATTR_VIRAL_THRESHOLD));
 	return type;
 }
 
@@ -295,15 +298,21 @@ add_kind(TupleTableSlot *slot, Catalog *into)
 		ReactionType *type = lfirst(cell);
 		size_t		count = type->boundary.kind_count;
 		rx_kind    *kinds = (rx_kind *) type->boundary.kinds;
+		size_t		place;
+		int32		flag;
 
 		if (type->type_id != type_id)
 			continue;
 		kinds = kinds == NULL ? palloc(32 * sizeof(rx_kind)) : kinds;
 		if (count >= 31)
 			return;
-		kinds[count].name = text_at(slot, 2);
-		kinds[count].flag = DatumGetInt32(value_at(slot, 3));
-		type->all_flags |= kinds[count].flag;
+		flag = DatumGetInt32(value_at(slot, 3));
+		/* In the order of their flags. */
+		for (place = count; place > 0 && kinds[place - 1].flag > flag; place--)
+			kinds[place] = kinds[place - 1];
+		kinds[place].name = text_at(slot, 2);
+		kinds[place].flag = flag;
+		type->all_flags |= flag;
 		type->boundary.kinds = kinds;
 		type->boundary.kind_count = count + 1;
 	}

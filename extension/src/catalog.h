@@ -46,6 +46,7 @@ typedef struct ReactionType
 	bool		backfilled;		/* an UPDATE that changes nothing needs no event */
 	bool		redirects_inserts;	/* INSERTs into a frozen table become react */
 	int32		all_flags;		/* of every kind */
+	int32		viral_threshold;	/* reactions from which on an entity is viral */
 	rx_type		boundary;		/* the same for the Swift half; system identifier and timeline are set per use */
 
 	List	   *labels;			/* of KindLabel, found so far */
@@ -62,6 +63,8 @@ typedef struct CatalogRelations
 	Oid			generation;
 	Oid			version_sequence;
 	Oid			mirror;
+	Oid			batch;
+	Oid			batch_key;
 	Oid			skipped;
 	Oid			outbox[OUTBOX_TABLES];
 	Oid			outbox_key[OUTBOX_TABLES];
