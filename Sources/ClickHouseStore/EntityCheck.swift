@@ -46,15 +46,15 @@ public struct EntityCheck: Sendable {
     public func events(of subjects: some Collection<Subject>) -> String {
         let ids = subjects.lazy.map { String($0.entityID) }.joined(separator: ",")
         let ofType = "entityType = \(SQL.quoted(type.name))"
-        let flags = "[\((["0"] + type.kinds.map { "\($0.flag)" }).joined(separator: ","))]"
+        let parts = "[\((["0"] + type.kinds.map { "\($0.flag)" }).joined(separator: ","))]"
         return """
-            SELECT entity, toInt32(flag) AS flag, count() AS total FROM (\
-            SELECT entity, user, toInt32(sum(flag * isSet)) AS flags FROM (\
-            SELECT toInt64(entityId) AS entity, toInt64(userId) AS user, \(SQL.flag(of: type.kinds)) AS flag, \
+            SELECT entity, toInt32(part) AS one, count() AS total FROM (\
+            SELECT entity, user, toInt32(sum(bit * isSet)) AS flags FROM (\
+            SELECT toInt64(entityId) AS entity, toInt64(userId) AS user, \(SQL.flag(of: type.kinds)) AS bit, \
             argMax(metricValue, version) > 0 AS isSet FROM entityMetricEvents WHERE \(condition(subjects)) \
             AND userId IN (SELECT userId FROM reactionsByEntity WHERE \(ofType) AND entityId IN (\(ids))) \
             GROUP BY entityId, userId, metricType) GROUP BY entity, user HAVING flags != 0) \
-            ARRAY JOIN \(flags) AS flag WHERE flag = 0 OR bitAnd(flags, flag) != 0 GROUP BY entity, flag
+            ARRAY JOIN \(parts) AS part WHERE part = 0 OR bitAnd(flags, part) != 0 GROUP BY entity, part
             """
     }
 

@@ -218,6 +218,14 @@ struct ReconcileSite {
         .sorted()
     }
 
+    /// Of a command of Redis, since the server started.
+    func averageMicroseconds(_ command: String) throws -> Double {
+        let info = try plain.command("INFO", "commandstats").string ?? ""
+        let line = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_\(command):") } ?? ""
+        let value = line.split(separator: ",").first { $0.hasPrefix("usec_per_call=") }?.dropFirst(14)
+        return value.flatMap { Double($0) } ?? .infinity
+    }
+
     func exists(_ entity: Int64, _ suffix: String = ":reaction_counts") throws -> Bool {
         try plain.command("EXISTS", key(entity, suffix)) == .integer(1)
     }

@@ -9,7 +9,7 @@ import Testing
     @Test("a hundred thousand entities are scanned while others write, and no command holds Redis up")
     func scan() async throws {
         let redis = try await TestSupport.RedisServer.start(configuration: [
-            "slowlog-log-slower-than 5000", "slowlog-max-len 1000",
+            "slowlog-log-slower-than 50000", "slowlog-max-len 1000",
         ])
         let site = try await ReconcileSite.make(redis: redis)
         try site.buildMany(100_000)
@@ -33,8 +33,11 @@ import Testing
         #expect(await writing.value > 1_000)
         #expect(run.hasEndedWell && run.output.contains("100 %"), "\(run.output)")
         #expect(try site.count("regular") >= 99_999 && site.findings() == [["drift", "77777", "t"]])
+        // Of a single entity; what a busy machine takes from Redis is in no average.
+        #expect(try site.averageMicroseconds("evalsha") < 250)
+        #expect(try site.averageMicroseconds("scan") < 4_000)
         let slow = try site.plain.command("SLOWLOG", "GET", "1000").array ?? []
-        #expect(slow.isEmpty, "\(slow)")
+        #expect(slow.isEmpty, "\(slow.count) commands, the first: \(slow.first.map { "\($0)" } ?? "")")
     }
 
     @Test("killed in the middle, or left by Redis or ClickHouse, it says so and the next run does it all")
@@ -44,7 +47,7 @@ import Testing
         let site = try await ReconcileSite.make(redis: redis, clickHouse: clickHouse)
         try site.buildMany(4_000, likes: 1)
         let slowly = [
-            "--set", "reconcile.keys_per_second=2000", "--set", "clickhouse.timeout=1s", "--max-repairs", "100",
+            "--set", "reconcile.keys_per_second=1000", "--set", "clickhouse.timeout=1s", "--max-repairs", "100",
         ]
         func inItsMiddle(_ run: Int) async throws {
             try await eventually(within: .seconds(30), "run \(run) is in its middle") {
@@ -63,14 +66,16 @@ import Testing
         let unavailable = "status \(ExitCode.unavailable.rawValue << 8)"
         async let withoutClickHouse = ReconcileSite.reconcile(stack, slowly)
         try await inItsMiddle(2)
-        clickHouse.stop()
-        #expect(await withoutClickHouse.output.contains(unavailable))
+        clickHouse.kill()
+        let leftByClickHouse = await withoutClickHouse.output
+        #expect(leftByClickHouse.contains(unavailable), "\(leftByClickHouse)")
         try await clickHouse.restart()
 
         async let withoutRedis = ReconcileSite.reconcile(stack, slowly)
         try await inItsMiddle(3)
         redis.kill()
-        #expect(await withoutRedis.output.contains(unavailable))
+        let leftByRedis = await withoutRedis.output
+        #expect(leftByRedis.contains(unavailable), "\(leftByRedis)")
         #expect(
             try site.session.value(
                 "SELECT count(*) FROM reactions.reconcile_run WHERE error IS NOT NULL AND finished_at IS NULL") == "2")
