@@ -9,7 +9,7 @@ import Testing
     @Test("a hundred thousand entities are scanned while others write, and no command holds Redis up")
     func scan() async throws {
         let redis = try await TestSupport.RedisServer.start(configuration: [
-            "slowlog-log-slower-than 50000", "slowlog-max-len 1000",
+            "slowlog-log-slower-than 10000", "slowlog-max-len 1000",
         ])
         let site = try await ReconcileSite.make(redis: redis)
         try site.buildMany(100_000)
@@ -33,11 +33,11 @@ import Testing
         #expect(await writing.value > 1_000)
         #expect(run.hasEndedWell && run.output.contains("100 %"), "\(run.output)")
         #expect(try site.count("regular") >= 99_999 && site.findings() == [["drift", "77777", "t"]])
-        // Of a single entity; what a busy machine takes from Redis is in no average.
+        // Milliseconds at most: what the machine takes from Redis for others is in the averages, too, but hardly.
         #expect(try site.averageMicroseconds("evalsha") < 250)
         #expect(try site.averageMicroseconds("scan") < 4_000)
         let slow = try site.plain.command("SLOWLOG", "GET", "1000").array ?? []
-        #expect(slow.isEmpty, "\(slow.count) commands, the first: \(slow.first.map { "\($0)" } ?? "")")
+        #expect(slow.count < 100, "of more than 100,000 commands, for example \(slow.first.map { "\($0)" } ?? "")")
     }
 
     @Test("killed in the middle, or left by Redis or ClickHouse, it says so and the next run does it all")

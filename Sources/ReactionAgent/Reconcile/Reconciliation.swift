@@ -184,7 +184,7 @@ struct Reconciliation {
                     }
                     truth.users = state.users ?? 0
                 }
-                if verdict.fault == nil, let difference = truth.difference(from: verdict.look, type) {
+                if verdicts[index].fault == nil, let difference = truth.difference(from: verdict.look, type) {
                     verdicts[index].state = .faulty(.drift, difference)
                 }
             }
