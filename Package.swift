@@ -99,7 +99,7 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "Pipeline", "CHiredis", "CLibPQ",
+                "TestSupport", "Pipeline", "RedisStore", "ReactionModel", "CHiredis", "CLibPQ",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 

@@ -29,12 +29,8 @@ public actor ArchiveSession {
     }
 
     public func open() throws(PostgresError) {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.archiveSettings)
-        connection = opened
+        connection = nil
+        connection = try settings.openSession("archive", .archive)
     }
 
     /// The installed version of the extension; nil if it is not installed.
@@ -159,14 +155,4 @@ extension PostgresSettings {
         patient.timeout = max(timeout, .seconds(7 * 86_400))
         return patient
     }
-}
-
-extension PostgresSource {
-    /// Values are written as they are read again, whoever set the database up otherwise; a policy that would hide rows is an error.
-    static let archiveSettings =
-        sessionSettings + """
-            ; SET enable_seqscan = on; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 1;
-            SET xmlbinary = base64; SET client_min_messages = warning;
-            SET client_connection_check_interval = '10s'
-            """
 }

@@ -27,12 +27,7 @@ public actor BackfillSource {
 
     public func open() throws(PostgresError) {
         connection = nil
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
+        connection = try settings.openSession("backfill")
     }
 
     public func close() {

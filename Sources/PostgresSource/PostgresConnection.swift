@@ -16,12 +16,14 @@ final class PostgresConnection {
 
     /// - Parameter password: nil to let libpq find one.
     init(
-        conninfo: String, password: String?, connectTimeout: Duration, timeout: Duration, wakeUp: WakeUp
+        conninfo: String, password: String?, applicationName: String, connectTimeout: Duration, timeout: Duration,
+        wakeUp: WakeUp
     ) throws(PostgresError) {
         // A conninfo string in `dbname` is expanded; what follows overrides it, what precedes is overridden by it.
         var parameters = [
-            ("application_name", "reactiond"), ("keepalives_idle", "10"), ("keepalives_interval", "5"),
-            ("keepalives_count", "3"), ("tcp_user_timeout", "30000"), ("dbname", conninfo), ("client_encoding", "UTF8"),
+            ("keepalives_idle", "10"), ("keepalives_interval", "5"), ("keepalives_count", "3"),
+            ("tcp_user_timeout", "30000"), ("dbname", conninfo), ("client_encoding", "UTF8"),
+            ("application_name", applicationName),
         ]
         if let password { parameters.append(("password", password)) }
         let opened = Self.withCStrings(parameters.map(\.0)) { names in
@@ -243,6 +245,17 @@ extension PostgresConnection? {
             guard connection.isUsable else { throw Self.ended }
             return connection
         }
+    }
+
+    /// The same, of a session that is opened if there is none.
+    mutating func usable(
+        orOpen open: () throws(PostgresError) -> PostgresConnection
+    ) throws(PostgresError) -> PostgresConnection {
+        if let self, self.isUsable { return self }
+        self = nil
+        let opened = try open()
+        self = opened
+        return opened
     }
 
     /// For going on with a COPY.

@@ -17,11 +17,8 @@ public actor RestoreSession {
     }
 
     public func open() throws(PostgresError) {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.archiveSettings)
-        connection = opened
+        connection = nil
+        connection = try settings.openSession("restore", .archive)
     }
 
     /// Makes the table without rows and indexes, and returns its name, qualified and quoted. What an interrupted restore of the same

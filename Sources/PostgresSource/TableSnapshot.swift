@@ -32,10 +32,7 @@ public actor TableSnapshot {
 
     /// Takes the snapshot, which stays until `end`.
     public func begin() throws(PostgresError) -> Description {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.archiveSettings)
+        let opened = try settings.openSession("archive reader", .archive)
         // The lock first: the snapshot then sees every commit that the lock waited for.
         _ = try opened.execute(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE \(table) IN ACCESS SHARE MODE")

@@ -14,7 +14,7 @@ public struct PhaseCommand: Sendable {
     public init(settings: Settings, name: String, notice: @escaping @Sendable (String) -> Void) {
         var postgres = settings.postgres
         postgres.timeout = Self.longest
-        phases = Phases(settings: postgres, applicationName: "reactiond " + name, notice: notice)
+        phases = Phases(settings: postgres, as: name, notice: notice)
     }
 
     public func open() async throws {

@@ -28,8 +28,6 @@ final class ReactorsExchange: EntityExchange {
     private let limit: Int
     private let bound: ReactionPosition?
     private let seen: CountedChunk
-    /// Nil before anything was read.
-    private var marker: EntityMarker?
     private var readsWholeList: Bool
     private var isKnown = false
     private(set) var reactors: [Reactor] = []
@@ -56,46 +54,36 @@ final class ReactorsExchange: EntityExchange {
 
     // MARK: Redis
 
-    /// Only one of the lists is there; the other is the other tier's.
+    /// Only one of the lists is there; the other is the other tier's. The marker before them says what they show at least, the one behind
+    /// them what they show at most.
     override func compose(_ commands: inout CommandBuffer) {
         func key(_ suffix: StaticString) -> [UInt8] {
             session.keys.key(type.entityKey, id: entityID, shardCount: type.shardCount, suffix: suffix)
         }
-        commands.begin("HMGET", arguments: 2)
-        commands.append(key: key(KeySpace.countsSuffix))
-        commands.append(EntityMarker.field)
+        func appendMarker() {
+            commands.begin("HMGET", arguments: 2)
+            commands.append(key: key(KeySpace.countsSuffix))
+            commands.append(EntityMarker.field)
+        }
+        appendMarker()
         for suffix in [KeySpace.reactionsSuffix, KeySpace.sampleSuffix] {
             commands.begin("GETRANGE", arguments: 3)
             commands.append(key: key(suffix))
             commands.append(0 as Int64)
             commands.append(readsWholeList ? -1 : Int64(prefix &- 1))
         }
+        appendMarker()
     }
 
     private var prefix: Int { ReactionList.width(reactors: limit, allFlags: type.flags) }
 
     override func takeReplies() throws(Failure) -> Finding {
-        let replies = session.redis.replies
-        let start = session.redis.answer
-        var position = start
-        var lists: [ArraySlice<UInt8>] = []
+        let (markers, lists) = try replies()
         isKnown = false
-        marker = nil
-        for command in 0..<3 {
-            switch (replies[position], command) {
-            case (.array(1), 0):
-                if case .text(let range) = replies[position &+ 1] {
-                    marker = EntityMarker(
-                        replies.cursor(range), stamp: type.stamp(redisRunID: session.redis.runID))
-                }
-            case (.text, 1...): lists.append(replies.text(at: position))
-            case (.error, _) where replies.error(at: position)?.starts(with: "WRONGTYPE".utf8) == true: break
-            default: throw .unexpected(replies, from: start, count: 3)
-            }
-            position = replies.position(after: position)
+        guard markers.count == 2, let first = markers.first, let last = markers.last, first.nonce == last.nonce else {
+            return .some(.gaps)
         }
-        guard let marker else { return .some(.gaps) }
-        guard marker.counted >= seen else {
+        guard first.counted >= seen else {
             isKnown = true
             return .some(.rest)
         }
@@ -103,7 +91,7 @@ final class ReactorsExchange: EntityExchange {
             let isWhole = readsWholeList || list.count < prefix
             guard
                 let page = ReactionListPage(
-                    list, isWhole: isWhole, nonce: marker.nonce, below: bound, mask: mask, limit: limit)
+                    list, isWhole: isWhole, nonce: last.nonce, below: bound, mask: mask, limit: limit)
             else { continue }
             if page.end == .cut {
                 readsWholeList = true
@@ -111,12 +99,37 @@ final class ReactorsExchange: EntityExchange {
             }
             isKnown = true
             reactors = page.reactors
-            counted = marker.counted
+            counted = last.counted
             if page.end == .floor { return .some(.rest) }
             session.tally.counters.hits &+= 1
             return .some(.everything)
         }
         return .some(.gaps)
+    }
+
+    /// What was there: of two markers and two lists. A key of another type is not ours.
+    private func replies() throws(Failure) -> (markers: [EntityMarker], lists: [ArraySlice<UInt8>]) {
+        let replies = session.redis.replies
+        let start = session.redis.answer
+        let stamp = type.stamp(redisRunID: session.redis.runID)
+        var position = start
+        var markers: [EntityMarker] = []
+        var lists: [ArraySlice<UInt8>] = []
+        for _ in 0..<4 {
+            switch replies[position] {
+            case .array(1):
+                if case .text(let range) = replies[position &+ 1],
+                    let marker = EntityMarker(replies.cursor(range), stamp: stamp)
+                {
+                    markers.append(marker)
+                }
+            case .text: lists.append(replies.text(at: position))
+            case .error where replies.error(at: position)?.starts(with: "WRONGTYPE".utf8) == true: break
+            default: throw .unexpected(replies, from: start, count: 4)
+            }
+            position = replies.position(after: position)
+        }
+        return (markers, lists)
     }
 
     override var missed: [Int64] { [entityID] }

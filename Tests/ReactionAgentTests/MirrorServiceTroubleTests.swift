@@ -40,7 +40,7 @@ import Testing
         try await withMirror(of: database, sink: sink, cache: cache) { metrics in
             try writer.writeEvent(user: 1, entity: 1, set: 1)
             let waiting = """
-                SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reactiond' AND wait_event_type = 'Lock'
+                SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reactiond mirror' AND wait_event_type = 'Lock'
                 AND datname = current_database()
                 """
             try await eventually { try writer.value(waiting) == "1" }
@@ -160,7 +160,7 @@ import Testing
                 try writer.execute(
                     """
                     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                    WHERE application_name = 'reactiond' AND datname = current_database()
+                    WHERE application_name = 'reactiond mirror' AND datname = current_database()
                     """)
             }
             try await eventually { sink.versions.count >= written.count }

@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -75,6 +76,7 @@ typedef struct Catalog
 	/* What only writes and misses need, read when they do. */
 	bool		has_rest;
 	int			current_outbox;
+	bool		has_refused;
 } Catalog;
 
 static Catalog *catalog = NULL;
@@ -163,6 +165,8 @@ find_other_relations(CatalogRelations *relations)
 	relations->batch = own_relation(namespace_id, "_batch");
 	relations->batch_key = own_relation(namespace_id, "_batch_pkey");
 	relations->skipped = own_relation(namespace_id, "_skipped");
+	relations->refused = own_relation(namespace_id, "write_back_refused");
+	relations->refused_key = own_relation(namespace_id, "write_back_refused_pkey");
 	for (int i = 0; i < OUTBOX_TABLES; i++)
 	{
 		relations->outbox[i] = own_relation(namespace_id, psprintf("_outbox_%d", i));
@@ -379,6 +383,16 @@ current_catalog(void)
 	return catalog;
 }
 
+static bool
+has_blocks(Oid relation_id)
+{
+	Relation	relation = table_open(relation_id, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(relation) > 0;
+
+	table_close(relation, AccessShareLock);
+	return result;
+}
+
 /* The catalog with all of it. What is read is complete before it is called so, and again if it has become stale meanwhile. */
 static Catalog *
 whole_catalog(void)
@@ -393,6 +407,7 @@ whole_catalog(void)
 		snapshot = RegisterSnapshot(catalog_newest_snapshot());
 		scan_relation(current->relations.mirror, snapshot, set_current_outbox, current);
 		UnregisterSnapshot(snapshot);
+		current->has_refused = has_blocks(current->relations.refused);
 		current->has_rest = true;
 		if (IsInParallelMode())
 			break;
@@ -410,6 +425,12 @@ int
 catalog_current_outbox(void)
 {
 	return whole_catalog()->current_outbox;
+}
+
+bool
+catalog_has_refused(void)
+{
+	return whole_catalog()->has_refused;
 }
 
 ReactionType *

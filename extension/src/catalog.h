@@ -66,6 +66,8 @@ typedef struct CatalogRelations
 	Oid			batch;
 	Oid			batch_key;
 	Oid			skipped;
+	Oid			refused;
+	Oid			refused_key;
 	Oid			outbox[OUTBOX_TABLES];
 	Oid			outbox_key[OUTBOX_TABLES];
 } CatalogRelations;
@@ -87,6 +89,9 @@ extern ReactionType *catalog_cached_type(int16 type_id);
 
 /* The outbox table that is written at present, 0 .. OUTBOX_TABLES - 1. */
 extern int	catalog_current_outbox(void);
+
+/* Whether any table may have refused something: what is noted before a rollback's flip is seen by whoever sees the flip. */
+extern bool catalog_has_refused(void);
 
 /* The flag of a kind; raises 22023 if the type has no such kind. */
 extern int32 catalog_flag(ReactionType *type, const char *kind);

@@ -78,14 +78,7 @@ public actor EntityStore {
     private func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
-        do {
-            let session = if let session { session } else { try ClickHouseSession(settings) }
-            self.session = session
-            return try body(session)
-        } catch {
-            session = nil
-            throw error
-        }
+        try session.use(settings, body)
     }
 }
 

@@ -53,14 +53,7 @@ actor MirrorStates {
     private func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
-        do {
-            let session = if let session { session } else { try ClickHouseSession(settings) }
-            self.session = session
-            return try body(session)
-        } catch {
-            session = nil
-            throw error
-        }
+        try session.use(settings, body)
     }
 }
 
