@@ -28,12 +28,7 @@ public actor ReconcileSource {
 
     public func open() throws(PostgresError) {
         connection = nil
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
+        connection = try settings.openSession("reconcile")
     }
 
     public func close() {
