@@ -50,10 +50,13 @@ final class CountsExchange: EntityExchange {
     }
 
     override func takeReplies() throws(Failure) -> Finding {
-        let stamp = type.stamp(redisRunID: session.redis.runID)
-        let before = reading.missed.count
+        let asked = reading.missed
+        let before = asked.count
+        let onlyStamp = session.redis.isCluster ? nil : stamp(of: 0)
         do throws(EntityCountsReading.UnexpectedShape) {
-            try reading.add(session.redis.replies, at: session.redis.answer) { _ in stamp }
+            try reading.add(session.redis.replies, at: session.redis.answer) { position in
+                onlyStamp ?? stamp(of: asked.firstIndex(of: position) ?? 0)
+            }
         } catch {
             throw .unexpected(session.redis.replies, from: session.redis.answer, count: before)
         }

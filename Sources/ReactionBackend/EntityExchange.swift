@@ -52,6 +52,11 @@ class EntityExchange: Exchange {
     /// Takes the replies to them.
     func takeReplies() throws(Failure) -> Finding { .some(.gaps) }
 
+    /// Of what the server keeps that has answered a command.
+    final func stamp(of command: Int) -> Stamp {
+        type.stamp(redisHistory: session.redis.server(of: command)?.identity?.history ?? [])
+    }
+
     /// The entities that Redis does not know.
     var missed: [Int64] { [] }
 
@@ -125,13 +130,13 @@ class EntityExchange: Exchange {
     private func begin(_ action: EntityReadMachine.Action, _ now: Int64) throws(Failure) {
         switch action {
         case .openRedis:
-            try startRedis { link throws(Failure) in try link.open(at: now) }
+            try startRedis { redis throws(Failure) in try redis.open(at: now) }
         case .read:
-            try startRedis { link throws(Failure) in try link.send(at: now) { compose(&$0) } }
+            try startRedis { redis throws(Failure) in try redis.send(at: now) { compose(&$0) } }
         case .want:
             let key = session.keys.wanted(of: type.name)
-            try startRedis { link throws(Failure) in
-                try link.send(at: now) { commands in
+            try startRedis { redis throws(Failure) in
+                try redis.send(at: now) { commands in
                     for id in missed {
                         commands.begin("ZINCRBY", arguments: 3)
                         commands.append(key: key)

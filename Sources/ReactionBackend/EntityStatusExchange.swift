@@ -29,7 +29,7 @@ final class EntityStatusExchange: EntityExchange {
             throw .redisNonsense("The counts of an entity do not have the form of counts.")
         }
         guard case .text(let range) = replies[position &+ 1],
-            let marker = EntityMarker(replies.cursor(range), stamp: type.stamp(redisRunID: session.redis.runID))
+            let marker = EntityMarker(replies.cursor(range), stamp: stamp(of: 0))
         else { return .some(.gaps) }
         status.tier = marker.tier.rawValue
         status.counted_batch = marker.counted.batch.rawValue

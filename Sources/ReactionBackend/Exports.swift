@@ -195,7 +195,7 @@ func rx_apply_step(_ ready: Int32) -> rx_wait {
 
 @c @implementation
 func rx_apply_abandon() {
-    entry { session in session.apply.abandon(session) }
+    entry { session in session.apply.abandon() }
 }
 
 // MARK: Operations

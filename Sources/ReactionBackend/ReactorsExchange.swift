@@ -111,15 +111,14 @@ final class ReactorsExchange: EntityExchange {
     private func replies() throws(Failure) -> (markers: [EntityMarker], lists: [ArraySlice<UInt8>]) {
         let replies = session.redis.replies
         let start = session.redis.answer
-        let stamp = type.stamp(redisRunID: session.redis.runID)
         var position = start
         var markers: [EntityMarker] = []
         var lists: [ArraySlice<UInt8>] = []
-        for _ in 0..<4 {
+        for command in 0..<4 {
             switch replies[position] {
             case .array(1):
                 if case .text(let range) = replies[position &+ 1],
-                    let marker = EntityMarker(replies.cursor(range), stamp: stamp)
+                    let marker = EntityMarker(replies.cursor(range), stamp: stamp(of: command))
                 {
                     markers.append(marker)
                 }

@@ -23,8 +23,10 @@ final class TypeDescription {
     let userArguments: [UInt8]
     /// As ClickHouse's queries name it.
     let entityType: EntityType
-    /// The last stamp that was asked for, and the run id in it.
-    private var stamp: (redisRunID: [UInt8], stamp: Stamp)?
+    /// The stamps that were asked for, by the history in them.
+    private var stamps: [[UInt8]: Stamp] = [:]
+    /// More servers than a cluster has; histories that are past are forgotten with the rest.
+    private static let mostStamps = 1_000
 
     init(_ type: rx_type) throws(Failure) {
         guard let name = type.name, let userMapKey = type.user_map_template, let entityKey = type.entity_template
@@ -62,16 +64,17 @@ final class TypeDescription {
         serial == type.serial && timeline == type.timeline && systemIdentifier == type.system_identifier
     }
 
-    func userMap(of userID: Int64, _ keys: KeySpace, redisRunID: [UInt8]) -> UserMapAddress {
-        UserMapAddress(
-            key: keys.key(userMapKey, id: userID, shardCount: shardCount), stamp: stamp(redisRunID: redisRunID))
+    func userMapKey(of userID: Int64, _ keys: KeySpace) -> [UInt8] {
+        keys.key(userMapKey, id: userID, shardCount: shardCount)
     }
 
-    /// Of what a Redis holds of the type.
-    func stamp(redisRunID: [UInt8]) -> Stamp {
-        if let stamp, stamp.redisRunID == redisRunID { return stamp.stamp }
-        let made = Stamp(redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
-        stamp = (redisRunID, made)
+    /// Of what is kept by the server of this history.
+    func stamp(redisHistory: [UInt8]) -> Stamp {
+        if let stamp = stamps[redisHistory] { return stamp }
+        if stamps.count >= Self.mostStamps { stamps = [:] }
+        let made = Stamp(
+            redisHistory: redisHistory, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
+        stamps[redisHistory] = made
         return made
     }
 }

@@ -13,7 +13,7 @@ public enum KeyOwner: Equatable, Sendable {
 }
 
 /// Knows the keys of a database by their names. A key is what `KeySpace` makes of a number that is in it: no other code takes names apart.
-public struct KeyOwners {
+public struct KeyOwners: Sendable {
     private let keys: KeySpace
     private let types: [EntityType]
     private let ownNames: [[UInt8]: Int16]

@@ -8,6 +8,7 @@ import Testing
 struct Installer {
     let redis: RedisConnection
     let prefix: String
+    var isCluster = false
     var epoch: Int64 = 1
     var nonce = Array("00ff0123456789ab".utf8)
     var counted = CountedChunk(batch: BatchNumber(rawValue: 7), part: 0)
@@ -16,16 +17,15 @@ struct Installer {
 
     var stamp: Stamp {
         get throws {
-            let info = try redis.command("INFO", "server").string ?? ""
-            let line = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") } ?? ""
+            let info = try redis.command("INFO", "server", "replication").string ?? ""
+            let identity = try #require(RedisIdentity(info: Array(info.utf8)[...]))
             return Stamp(
-                redisRunID: Array(line.dropFirst(7).utf8), systemIdentifier: 7_000_000_000_000_000_001, timeline: 1,
-                epoch: epoch)
+                redisHistory: identity.history, systemIdentifier: 7_000_000_000_000_000_001, timeline: 1, epoch: epoch)
         }
     }
 
     func key(_ entity: Int64, _ suffix: StaticString) throws -> [UInt8] {
-        KeySpace(prefix: Array(prefix.utf8))
+        KeySpace(prefix: Array(prefix.utf8), isCluster: isCluster)
             .key(
                 try KeyTemplate("post:<shard>:<entity>", required: "<entity>"), id: entity, shardCount: 100,
                 suffix: suffix)

@@ -1,6 +1,7 @@
 import AgentTestSupport
 import Foundation
 import Pipeline
+import RedisStore
 import TestSupport
 import Testing
 
@@ -42,7 +43,8 @@ import Testing
     @Test func redisIsCheckedForVersionAndEviction() async throws {
         let server = try await RedisServer.start(configuration: ["maxmemory-policy allkeys-lru"])
         let settings = RedisSettings(
-            address: .unix(path: server.socketPath), database: 0, connectTimeout: .seconds(2), timeout: .seconds(2))
+            endpoint: try RedisEndpoint("unix://\(server.socketPath)"), connectTimeout: .seconds(2),
+            timeout: .seconds(2))
         let (checks, skew) = await Doctor.redis(settings)
         #expect(checks.map(\.ok) == [true, false])
         #expect(abs(skew ?? .max) < 5_000_000)

@@ -11,13 +11,15 @@ import TestSupport
 struct ReconcileSite {
     let stack: Stack
     let session: TestSupport.PostgresConnection
-    private let redis: ReactionAgent.RedisConnection
-    let plain: TestSupport.RedisConnection
-    let stamp: Stamp
+    let redisSettings: RedisSettings
+    let keys: KeySpace
+    private let client: RedisClient
+    private let type: EntityType
+    private let place: ReconcileSource.Place
     static let nonce = Array("00ff0123456789ab".utf8)
 
     static func make(
-        redis: TestSupport.RedisServer? = nil, clickHouse: (any ClickHouseEndpoint)? = nil
+        redis: (any RedisDeployment)? = nil, clickHouse: (any ClickHouseEndpoint)? = nil
     ) async throws -> ReconcileSite {
         let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
         let session = try stack.connect()
@@ -26,32 +28,29 @@ struct ReconcileSite {
             SELECT reactions.add_entity_type('Post', entity_key => 'post:<shard>:<entity>',
                 user_map_key => 'user:<shard>:<user>:reactions')
             """)
-        return try ReconcileSite(stack: stack, session: session)
+        return try await ReconcileSite(stack: stack, session: session)
     }
 
     /// With the Redis that runs now.
-    init(stack: Stack, session: TestSupport.PostgresConnection) throws {
+    init(stack: Stack, session: TestSupport.PostgresConnection) async throws {
         self.stack = stack
         self.session = session
-        redis = try RedisConnection(settings: Self.settings(stack))
-        plain = try stack.redis.connect()
-        let info = try plain.command("INFO", "server").string ?? ""
-        let runID = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7) ?? ""
-        let place = try session.query(
-            "SELECT c.system_identifier, c.timeline, t.epoch FROM reactions._cluster() c, reactions.entity_type t")[0]
-        let numbers = place.map { Int64($0 ?? "") ?? 0 }
-        stamp = Stamp(
-            redisRunID: Array(runID.utf8), systemIdentifier: UInt64(bitPattern: numbers[0]),
-            timeline: UInt32(truncatingIfNeeded: numbers[1]), epoch: numbers[2])
+        redisSettings = RedisSettings(
+            endpoint: try RedisEndpoint(stack.redisDeployment.url), connectTimeout: .seconds(2), timeout: .seconds(10))
+        client = RedisClient(settings: redisSettings)
+        keys = KeySpace(prefix: Array(stack.prefix.utf8), isCluster: try client.isCluster())
+        let source = try await Self.source(stack)
+        place = try await source.place()
+        await source.close()
+        guard let type = place.types.first else { throw TestSupportError("no entity type") }
+        self.type = type
     }
 
-    private static func settings(_ stack: Stack) -> RedisSettings {
-        RedisSettings(
-            address: .unix(path: stack.redis.socketPath), database: 0, connectTimeout: .seconds(2),
-            timeout: .seconds(10))
+    /// Sends a command to who has the key, which is its second word.
+    @discardableResult
+    func redis(_ arguments: String...) throws -> TestSupport.RedisReply {
+        try stack.redisDeployment.command(arguments)
     }
-
-    var redisSettings: RedisSettings { Self.settings(stack) }
 
     /// Users 1 … `likes` like the entity.
     func like(_ entity: Int64, users likes: Int) throws {
@@ -66,9 +65,26 @@ struct ReconcileSite {
         agent.stop(15)
     }
 
-    func key(_ entity: Int64, _ suffix: String = ":reaction_counts") -> String {
-        "\(stack.prefix)post:\(KeyTemplate.shard(of: entity, count: 100)):\(entity)\(suffix)"
+    func key(_ entity: Int64, _ suffix: StaticString = KeySpace.countsSuffix) -> String {
+        String(
+            decoding: keys.key(type.entityKey, id: entity, shardCount: type.shardCount, suffix: suffix), as: UTF8.self)
     }
+
+    /// Of the servers that have the entities.
+    private func stamps(_ entities: [Int64]) throws -> [Stamp] {
+        var commands = CommandBuffer()
+        for entity in entities {
+            commands.begin("EXISTS", arguments: 1)
+            commands.append(key: Array(key(entity).utf8))
+        }
+        return try client.answers(to: commands).map { answer in
+            Stamp(
+                redisHistory: answer.history, systemIdentifier: place.systemIdentifier, timeline: place.timeline,
+                epoch: type.epoch)
+        }
+    }
+
+    func stamp(of entity: Int64) throws -> Stamp { try stamps([entity])[0] }
 
     var counted: CountedChunk {
         get throws {
@@ -84,7 +100,10 @@ struct ReconcileSite {
         stamp: Stamp? = nil, listNonce: [UInt8] = nonce, sample: Int? = nil
     ) throws {
         var commands = CommandBuffer()
-        append(entity, likes, tier, try counted ?? self.counted, builtAt, stamp, listNonce, sample, to: &commands)
+        append(
+            entity, likes, tier, try counted ?? self.counted, builtAt, try stamp ?? self.stamp(of: entity), listNonce,
+            sample,
+            to: &commands)
         try send(commands)
     }
 
@@ -93,21 +112,22 @@ struct ReconcileSite {
         let counted = try counted
         for first in stride(from: 1, through: count, by: 2_000) {
             var commands = CommandBuffer()
-            for entity in first...min(first + 1_999, count) {
-                append(entity, likes, .regular, counted, 1, nil, Self.nonce, nil, to: &commands)
+            let entities = Array(first...min(first + 1_999, count))
+            for (entity, stamp) in zip(entities, try stamps(entities)) {
+                append(entity, likes, .regular, counted, 1, stamp, Self.nonce, nil, to: &commands)
             }
             try send(commands)
         }
     }
 
     private func send(_ commands: CommandBuffer) throws {
-        for reply in try redis.pipeline(commands) {
+        for reply in try client.pipeline(commands) {
             if case .error(let text) = reply { throw TestSupportError(text) }
         }
     }
 
     private func append(
-        _ entity: Int64, _ likes: Int, _ tier: EntityTier, _ counted: CountedChunk, _ builtAt: Int64, _ stamp: Stamp?,
+        _ entity: Int64, _ likes: Int, _ tier: EntityTier, _ counted: CountedChunk, _ builtAt: Int64, _ stamp: Stamp,
         _ listNonce: [UInt8], _ sample: Int?, to commands: inout CommandBuffer
     ) {
         let marker = EntityMarker(nonce: Self.nonce, tier: tier, counted: counted, builtAt: builtAt)
@@ -121,20 +141,20 @@ struct ReconcileSite {
             nonce: listNonce,
             floor: (sample ?? likes) < likes ? ReactionPosition(version: .zero, time: 0, userID: 1) : nil,
             reactors: reactors)
-        func begin(_ name: StaticString, _ suffix: String, _ arguments: Int) {
+        func begin(_ name: StaticString, _ suffix: StaticString, _ arguments: Int) {
             commands.begin(name, arguments: arguments + 1)
             commands.append(key: Array(key(entity, suffix).utf8))
         }
         begin("HSET", ":reaction_counts", 8)
         for text in [
-            "_", String(decoding: marker.text(stamp: stamp ?? self.stamp), as: UTF8.self), "Like", "\(likes)", "total",
+            "_", String(decoding: marker.text(stamp: stamp), as: UTF8.self), "Like", "\(likes)", "total",
             "\(likes)", "users", "\(likes)",
         ] { commands.append(text.utf8) }
         begin("SET", tier == .regular ? ":reactions" : ":sample", 1)
         commands.append(list.packed(allFlags: 15))
-        var suffixes = [":reaction_counts", tier == .regular ? ":reactions" : ":sample"]
+        var suffixes: [StaticString] = [":reaction_counts", tier == .regular ? ":reactions" : ":sample"]
         if tier == .viral {
-            for (suffix, value) in [(":total_reactions", "\(likes)"), (":viral", "1")] {
+            for (suffix, value) in [(KeySpace.totalSuffix, "\(likes)"), (KeySpace.viralSuffix, "1")] {
                 begin("SET", suffix, 1)
                 commands.append(value.utf8)
                 suffixes.append(suffix)
@@ -149,12 +169,12 @@ struct ReconcileSite {
     /// Makes the entity's keys as if nobody had used them for `idle` seconds.
     /// - Parameter timeToLive: milliseconds; 0 for ever.
     func age(_ entity: Int64, idle: Int, timeToLive: Int) throws {
-        for suffix in [":reaction_counts", ":reactions"] {
+        for suffix in [KeySpace.countsSuffix, KeySpace.reactionsSuffix] {
             let name = Array(key(entity, suffix).utf8)
             var commands = CommandBuffer()
             commands.begin("DUMP", arguments: 1)
             commands.append(key: name)
-            let dump = try redis.pipeline(commands).first?.bytes ?? []
+            let dump = try client.pipeline(commands).first?.bytes ?? []
             commands.removeAll()
             commands.begin("RESTORE", arguments: 6)
             commands.append(key: name)
@@ -163,11 +183,13 @@ struct ReconcileSite {
             commands.append("REPLACE" as StaticString)
             commands.append("IDLETIME" as StaticString)
             commands.append(Int64(idle))
-            guard try redis.pipeline(commands).first == .text("OK") else { throw TestSupportError("not restored") }
+            guard try client.pipeline(commands).first == .text("OK") else { throw TestSupportError("not restored") }
         }
     }
 
-    func source() async throws -> ReconcileSource {
+    func source() async throws -> ReconcileSource { try await Self.source(stack) }
+
+    private static func source(_ stack: Stack) async throws -> ReconcileSource {
         let source = ReconcileSource(
             settings: PostgresSettings(conninfo: stack.postgres.conninfo(database: stack.database)))
         try await source.open()
@@ -212,7 +234,7 @@ struct ReconcileSite {
     }
 
     func wanted() throws -> [String] {
-        (try plain.command("ZRANGE", "\(stack.prefix)reactions:wanted:Post", "0", "-1").array ?? []).compactMap(
+        (try redis("ZRANGE", "\(stack.prefix)reactions:wanted:Post", "0", "-1").array ?? []).compactMap(
             \.string
         )
         .sorted()
@@ -220,13 +242,13 @@ struct ReconcileSite {
 
     /// Of a command of Redis, since the server started.
     func averageMicroseconds(_ command: String) throws -> Double {
-        let info = try plain.command("INFO", "commandstats").string ?? ""
+        let info = try stack.redis.command("INFO", "commandstats").string ?? ""
         let line = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_\(command):") } ?? ""
         let value = line.split(separator: ",").first { $0.hasPrefix("usec_per_call=") }?.dropFirst(14)
         return value.flatMap { Double($0) } ?? .infinity
     }
 
-    func exists(_ entity: Int64, _ suffix: String = ":reaction_counts") throws -> Bool {
-        try plain.command("EXISTS", key(entity, suffix)) == .integer(1)
+    func exists(_ entity: Int64, _ suffix: StaticString = KeySpace.countsSuffix) throws -> Bool {
+        try redis("EXISTS", key(entity, suffix)) == .integer(1)
     }
 }

@@ -9,35 +9,38 @@ import Testing
 @testable import ReactionAgent
 
 @Suite("Reconcile", .serialized) struct ReconcileTests {
-    @Test("each fault is told apart and repaired, and what is right is left as it is")
-    func faults() async throws {
-        let site = try await ReconcileSite.make()
+    @Test("each fault is told apart and repaired, and what is right is left as it is", arguments: RedisKind.allCases)
+    func faults(kind: RedisKind) async throws {
+        let site = try await ReconcileSite.make(redis: try await kind.shared())
         for entity in Int64(1)...12 { try site.like(entity, users: 3) }
         try await site.mirror()
         for entity in Int64(1)...12 { try site.build(entity, likes: 3) }
-        let redis = site.plain
+        func redis(_ arguments: String...) throws { try site.stack.redisDeployment.command(arguments) }
         // 1 is right. Somebody has counted by hand; dropped the list; planted a string; left a sample of another time.
-        try redis.command("HINCRBY", site.key(2), "Like", "1")
-        try redis.command("DEL", site.key(3, ":reactions"))
-        try redis.command("DEL", site.key(4))
-        try redis.command("SET", site.key(4), "planted")
-        try redis.command("SET", site.key(5, ":sample"), "old")
-        try redis.command("DEL", site.key(6))
+        try redis("HINCRBY", site.key(2), "Like", "1")
+        try redis("DEL", site.key(3, ":reactions"))
+        try redis("DEL", site.key(4))
+        try redis("SET", site.key(4), "planted")
+        try redis("SET", site.key(5, ":sample"), "old")
+        try redis("DEL", site.key(6))
         try site.build(7, likes: 3, listNonce: Array("ffff0123456789ab".utf8))
-        try redis.command("DEL", site.key(8, ":reactions"))
-        try redis.command("RPUSH", site.key(8, ":reactions"), "planted")
-        try redis.command("HSET", site.key(9), "Angry", "7")
-        let other = Stamp(redisRunID: [1], systemIdentifier: 1, timeline: 1, epoch: 0)
+        try redis("DEL", site.key(8, ":reactions"))
+        try redis("RPUSH", site.key(8, ":reactions"), "planted")
+        try redis("HSET", site.key(9), "Angry", "7")
+        let other = Stamp(redisHistory: [1], systemIdentifier: 1, timeline: 1, epoch: 0)
         try site.build(10, likes: 3, stamp: other)
-        try redis.command("DEL", site.key(11), site.key(11, ":reactions"))
-        for field in 0..<200 { try redis.command("HSET", site.key(11), "f\(field)", "1") }
-        try redis.command("HSET", site.key(12), "users", "2")
+        try redis("DEL", site.key(11), site.key(11, ":reactions"))
+        for field in 0..<200 { try redis("HSET", site.key(11), "f\(field)", "1") }
+        try redis("HSET", site.key(12), "users", "2")
+        func watermark(_ shard: Int32) -> String {
+            String(decoding: site.keys.applied(of: "Post", shard: shard), as: UTF8.self)
+        }
         // Not of the type: a watermark of a shard that there is not, lists of types that there are not, somebody else's key.
-        try redis.command("SET", "\(site.stack.prefix)reactions:applied:Post:100", "x")
-        try redis.command("SET", "\(site.stack.prefix)reactions:applied:Post:99", "x")
-        try redis.command("ZADD", "\(site.stack.prefix)reactions:wanted:Gone", "1", "1")
-        try redis.command("SET", "\(site.stack.prefix)somebody:else", "x")
-        try redis.command("HSET", "\(site.stack.prefix)user:7:7:reactions", "_", "x")
+        try redis("SET", watermark(100), "x")
+        try redis("SET", watermark(99), "x")
+        try redis("ZADD", "\(site.stack.prefix)reactions:wanted:Gone", "1", "1")
+        try redis("SET", "\(site.stack.prefix)somebody:else", "x")
+        try redis("HSET", "\(site.stack.prefix)user:7:7:reactions", "_", "x")
 
         let run = await site.reconcile()
         #expect(run.hasEndedWell, "\(run.output)")
@@ -53,13 +56,13 @@ import Testing
         #expect(try site.wanted() == ["11", "12", "2", "3", "4", "7", "8", "9"])
         for entity in [2, 3, 4, 6, 7, 8, 9, 11, 12] as [Int64] {
             for suffix in KeySpace.entitySuffixes {
-                #expect(try !site.exists(entity, "\(suffix)"), "\(entity) \(suffix)")
+                #expect(try !site.exists(entity, suffix), "\(entity) \(suffix)")
             }
         }
         for entity in [1, 5, 10] as [Int64] { #expect(try site.exists(entity) && site.exists(entity, ":reactions")) }
         #expect(try !site.exists(5, ":sample"))
-        #expect(try redis.command("EXISTS", "\(site.stack.prefix)reactions:applied:Post:99") == .integer(1))
-        #expect(try redis.command("EXISTS", "\(site.stack.prefix)somebody:else") == .integer(1))
+        #expect(try site.redis("EXISTS", watermark(99)) == .integer(1))
+        #expect(try site.redis("EXISTS", "\(site.stack.prefix)somebody:else") == .integer(1))
         #expect(try site.session.value("SELECT ok FROM reactions.doctor() WHERE \"check\" = 'reconcile'") == "t")
 
         let again = await site.reconcile()
@@ -75,8 +78,8 @@ import Testing
         for entity in Int64(1)...5 { try site.build(entity, likes: 600, tier: .viral) }
         try site.build(2, likes: 600, tier: .viral, sample: 400)
         try site.build(3, likes: 600, tier: .viral, sample: 500)
-        try site.plain.command("SET", site.key(4, ":total_reactions"), "599")
-        try site.plain.command("DEL", site.key(5, ":viral"))
+        try site.redis("SET", site.key(4, ":total_reactions"), "599")
+        try site.redis("DEL", site.key(5, ":viral"))
         let run = await site.reconcile()
         #expect(
             try site.findings() == [["shrunk_sample", "2", "t"], ["drift", "4", "t"], ["missing_part", "5", "t"]],
@@ -91,7 +94,7 @@ import Testing
         for entity in Int64(1)...10 { try site.build(entity, likes: 1) }
         func dumps() throws -> [TestSupport.RedisReply] {
             try (1...10).flatMap {
-                try [site.plain.command("DUMP", site.key($0)), site.plain.command("DUMP", site.key($0, ":reactions"))]
+                try [site.redis("DUMP", site.key($0)), site.redis("DUMP", site.key($0, ":reactions"))]
             }
         }
         let before = try dumps()
@@ -154,7 +157,7 @@ import Testing
         try site.build(1, likes: 2)
         try site.build(2, likes: 3)
         try site.build(3, likes: 1)
-        try site.plain.command("HSET", site.key(3), "Heart", "1", "total", "2", "users", "1")
+        try site.redis("HSET", site.key(3), "Heart", "1", "total", "2", "users", "1")
         #expect(await site.reconcile().hasEndedWell)
         let deep = await site.reconcile("--deep")
         #expect(!deep.hasEndedWell && deep.output.contains("Like 3 by deltas, 2 by events"), "\(deep.output)")
@@ -173,13 +176,13 @@ import Testing
         try site.age(3, idle: 72_000, timeToLive: 80_000_000)
         try site.age(4, idle: 72_000, timeToLive: 0)
         await site.reconcile()
-        func left(_ entity: Int64, _ suffix: String = ":reaction_counts") throws -> Int64 {
-            try site.plain.command("TTL", site.key(entity, suffix)).integer ?? -9
+        func left(_ entity: Int64, _ suffix: StaticString = KeySpace.countsSuffix) throws -> Int64 {
+            try site.redis("TTL", site.key(entity, suffix)).integer ?? -9
         }
         #expect(try left(1) > 86_000 && left(1, ":reactions") > 86_000)
         #expect(try (14_000...14_400).contains(left(2)) && (79_000...80_000).contains(left(3)) && left(4) > 86_000)
         // That the command has looked at it does not make an entity popular.
-        try site.plain.command("EXPIRE", site.key(1), "14400")
+        try site.redis("EXPIRE", site.key(1), "14400")
         await site.reconcile()
         #expect(try left(1) <= 14_400)
         #expect(
@@ -194,18 +197,20 @@ import Testing
         let source = try await site.source()
         let place = try await source.place()
         let scan = CacheScan(settings: site.redisSettings, place: place)
+        _ = try await scan.begin()
         let entity = EntityAddress(typeID: try #require(place.types.first).typeID, id: 1)
         let look = try #require(try await scan.look(at: [entity])[entity])
         // Counted since: the same life, and as wrong as before.
         try site.build(1, likes: 1, counted: CountedChunk(batch: BatchNumber(rawValue: 1 << 44), part: 0))
         #expect(try await scan.keep([(entity, look)], seconds: 99) == 1)
-        try site.plain.command(
-            "HSET", site.key(1), "_", String(decoding: site.stamp.digits, as: UTF8.self) + ":ffff0123456789ab:r:1:0:1")
+        try site.redis(
+            "HSET", site.key(1), "_",
+            String(decoding: site.stamp(of: 1).digits, as: UTF8.self) + ":ffff0123456789ab:r:1:0:1")
         #expect(try await !scan.repair(entity, look, .rebuild))
         #expect(try await scan.keep([(entity, look)], seconds: 77) == 0)
         #expect(try site.exists(1) && site.wanted().isEmpty)
         // Somebody flushes the scripts; Redis restarts in the middle of a run.
-        try site.plain.command("SCRIPT", "FLUSH")
+        try site.stack.redis.connect().command("SCRIPT", "FLUSH")
         #expect(try await scan.look(at: [entity])[entity]?.marker != nil)
         await source.close()
     }

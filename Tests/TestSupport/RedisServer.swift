@@ -8,34 +8,52 @@ public final class RedisServer: Sendable {
     public let port: UInt16
     public var socketPath: String { directory.file("redis.sock") }
     private let arguments: [String]
+    private let password: String?
     private let state: Mutex<ServerProcess>
 
     /// One server without settings of its own, for every test that uses its own key prefix.
     public static let shared = Shared { try await RedisServer.start() }
 
-    /// - Parameter configuration: directives and their arguments, as in redis.conf: `["maxmemory 10mb", "requirepass secret"]`.
-    public static func start(configuration: [String] = []) async throws -> RedisServer {
+    /// - Parameters:
+    ///   - configuration: directives and their arguments, as in redis.conf: `["maxmemory 10mb"]`.
+    ///   - password: of the default user, which `connect` uses.
+    public static func start(configuration: [String] = [], password: String? = nil) async throws -> RedisServer {
+        try await start(
+            configuration: ["save \"\"", "appendonly no"] + configuration, password: password, isSentinel: false)
+    }
+
+    static func startSentinel(configuration: [String], password: String?) async throws -> RedisServer {
+        try await start(configuration: configuration, password: password, isSentinel: true)
+    }
+
+    private static func start(
+        configuration: [String], password: String?, isSentinel: Bool
+    ) async throws -> RedisServer {
         let directory = try TemporaryDirectory()
         let port = try FreePort.next()
         let lines =
             [
                 "bind 127.0.0.1", "port \(port)", "unixsocket \(directory.file("redis.sock"))", "unixsocketperm 777",
-                "dir \(directory.path)", "save \"\"", "appendonly no", "daemonize no",
-            ] + configuration
+                "dir \(directory.path)", "daemonize no",
+            ] + configuration + (password.map { ["requirepass \($0)"] } ?? [])
         // PostgreSQL's user reaches the socket through the directory.
         chmod(directory.path, 0o755)
         try directory.write("redis.conf", lines.joined(separator: "\n") + "\n")
-        let arguments = ["/usr/bin/redis-server", directory.file("redis.conf")]
+        let arguments = ["/usr/bin/redis-server", directory.file("redis.conf")] + (isSentinel ? ["--sentinel"] : [])
         let process = try ServerProcess(arguments, logPath: directory.file("log"))
-        let server = RedisServer(directory: directory, port: port, arguments: arguments, process: process)
+        let server = RedisServer(
+            directory: directory, port: port, arguments: arguments, password: password, process: process)
         try await server.waitUntilReady()
         return server
     }
 
-    private init(directory: TemporaryDirectory, port: UInt16, arguments: [String], process: ServerProcess) {
+    private init(
+        directory: TemporaryDirectory, port: UInt16, arguments: [String], password: String?, process: ServerProcess
+    ) {
         self.directory = directory
         self.port = port
         self.arguments = arguments
+        self.password = password
         self.state = Mutex(process)
     }
 
@@ -54,7 +72,11 @@ public final class RedisServer: Sendable {
 
     public var process: ServerProcess { state.withLock { $0 } }
 
-    public func connect() throws -> RedisConnection { try RedisConnection(socketPath: socketPath) }
+    public func connect() throws -> RedisConnection {
+        let connection = try RedisConnection(socketPath: socketPath)
+        if let password { try connection.command("AUTH", password) }
+        return connection
+    }
 
     /// A clean shutdown.
     public func stop() { process.stop(SIGTERM) }

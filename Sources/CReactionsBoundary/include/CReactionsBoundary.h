@@ -45,9 +45,11 @@ typedef struct rx_error
 /* Where the servers are; from the reactions.* settings and the secrets file. Strings are NUL-terminated, empty means unset. */
 typedef struct rx_settings
 {
-	const char *redis_url;				/* redis://host:port/db or unix:///path?db=0 */
+	const char *redis_url;				/* redis://host:port,host:port/db, redis-sentinel://host:port/master?db=0 or unix:///path?db=0 */
 	const char *redis_user;
 	const char *redis_password;
+	const char *redis_sentinel_user;
+	const char *redis_sentinel_password;
 	const char *key_prefix;
 	const char *clickhouse_url;			/* http://host:8123 */
 	const char *clickhouse_database;
@@ -321,18 +323,18 @@ void		rx_entity_status_answer(rx_exchange *exchange, rx_entity_status *status);
 
 /* ---- applying at commit -------------------------------------------------------------------------------------------------- */
 
-/* Connects to Redis if there is no connection; without a result. To be run before rx_apply_prepare, which does not connect. */
-rx_exchange *rx_open_begin(void);
-
 /*
- * Formats the apply of the events (all of one type; in version order per key) onto the open Redis connection. Called before commit,
- * where failing is harmless. May be called once per type. Returns the number of events that are pending afterwards; 0 when there
- * is no usable connection (the agent will apply them).
+ * Notes the events (all of one type; in version order per key) to be applied when the transaction has committed. Called before commit,
+ * where failing is harmless. May be called once per type. Returns the number of events that are noted afterwards.
  */
 size_t		rx_apply_prepare(const rx_type *type, const rx_event *events, size_t count);
 
-/* Sends what was prepared. Never fails: RX_DONE also when it was given up. C polls with poll(2) and calls again; at its
- * deadline it calls rx_apply_abandon, which closes the connection if a reply is outstanding. */
+/* Connects to the servers of Redis that the noted events are for, as far as there is no connection; without a result. */
+rx_exchange *rx_open_begin(void);
+
+/* Sends what was noted, over connections that are open; nothing is connected to here. What has none is the agent's. Never fails:
+ * RX_DONE also when it was given up. C polls with poll(2) and calls again; at its deadline it calls rx_apply_abandon, which closes
+ * the connections on which a reply is outstanding. */
 rx_wait		rx_apply_step(int32_t ready);
 void		rx_apply_abandon(void);
 

@@ -12,23 +12,21 @@ struct EntityAddress: Hashable {
 /// Walks through the keys of Redis, looks at entities, and repairs them. Blocks, so the actor has a thread of its own.
 ///
 /// No command keeps Redis for longer than a few milliseconds: a step of SCAN looks at `keysPerStep` keys, a script at one entity, and
-/// what is dropped is freed in Redis's background. After a failure the connection is closed, and the run ends: a cursor of SCAN is worth
-/// nothing to another process.
+/// what is dropped is freed in Redis's background. A failure ends the run: a cursor of SCAN is worth nothing to another process.
 actor CacheScan {
     static let keysPerStep = 1_000
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.redis.scan")
-    private let settings: RedisSettings
-    private let keys: KeySpace
+    private let client: RedisClient
     private var place: ReconcileSource.Place
+    private var keys: KeySpace
     private var types: [Int16: EntityType] = [:]
-    private var connection: RedisConnection?
-    private var runID: [UInt8] = []
-    private var digests: [Script: [UInt8]] = [:]
+    /// Where SCAN goes on at each server that has keys; nil where it is through.
+    private var cursors: [RedisPlace: String?] = [:]
 
     init(settings: RedisSettings, place: ReconcileSource.Place) {
-        self.settings = settings
+        client = RedisClient(settings: settings)
         self.place = place
         keys = KeySpace(prefix: Array(place.keyPrefix.utf8))
         types = Self.byID(place)
@@ -44,36 +42,49 @@ actor CacheScan {
         Dictionary(place.types.map { ($0.typeID, $0) }) { first, _ in first }
     }
 
-    /// Keys of Redis, with those of others.
-    func size() throws(CacheError) -> Int64 {
-        try converse { connection throws(CacheError) in
+    /// Finds Redis, and returns how many keys it has, with those of others.
+    func begin() throws(CacheError) -> Int64 {
+        keys = KeySpace(prefix: Array(place.keyPrefix.utf8), isCluster: try client.isCluster())
+        cursors = [:]
+        let counts = try client.each { connection throws(CacheError) in
             guard case .integer(let count) = try connection.command("DBSIZE") else {
                 throw CacheError(message: "unexpected reply to DBSIZE")
             }
             return count
         }
+        return counts.results.reduce(0, +)
     }
 
-    /// - Parameter cursor: "0" to begin.
-    /// - Returns: the next cursor, nil at the end, and the keys of this step that begin with the database's prefix.
-    func step(from cursor: String) throws(CacheError) -> (next: String?, keys: [String]) {
-        try converse { connection throws(CacheError) in
-            let reply = try connection.command([
-                "SCAN", cursor, "MATCH", Self.pattern(place.keyPrefix), "COUNT", "\(Self.keysPerStep)",
-            ])
-            guard case .array(let parts) = reply, parts.count == 2, case .text(let next) = parts[0],
-                case .array(let found) = parts[1]
-            else { throw CacheError(message: "unexpected reply to SCAN") }
-            return (
-                next == "0" ? nil : next,
-                found.compactMap { if case .text(let key) = $0 { key } else { nil as String? } }
-            )
+    /// A step at each server.
+    ///
+    /// - Returns: how many keys, about, it has passed by, those of them that begin with the database's prefix, and whether all are through.
+    func step() throws(CacheError) -> (passed: Int, keys: [[UInt8]], isEnd: Bool) {
+        var steps = 0
+        var found: [[UInt8]] = []
+        let isEnd = try client.each { connection throws(CacheError) in
+            // A server that has come up in the middle of a run begins at its beginning.
+            guard let cursor = cursors[connection.place, default: "0"] else { return true }
+            let next = try step(from: cursor, over: connection, &found)
+            cursors.updateValue(next, forKey: connection.place)
+            steps += 1
+            return next == nil
         }
+        return (steps * Self.keysPerStep, found, isEnd.results.allSatisfy { $0 })
     }
 
-    static func owners(of place: ReconcileSource.Place) -> KeyOwners {
-        KeyOwners(keys: KeySpace(prefix: Array(place.keyPrefix.utf8)), types: place.types)
+    private func step(
+        from cursor: String, over connection: RedisConnection, _ found: inout [[UInt8]]
+    ) throws(CacheError) -> String? {
+        let reply = try connection.command(
+            "SCAN", cursor, "MATCH", Self.pattern(place.keyPrefix), "COUNT", "\(Self.keysPerStep)")
+        guard case .array(let parts) = reply, parts.count == 2, case .text(let next) = parts[0],
+            case .array(let keys) = parts[1]
+        else { throw CacheError(message: "unexpected reply to SCAN") }
+        found += keys.compactMap(\.bytes)
+        return next == "0" ? nil : next
     }
+
+    func owners(of place: ReconcileSource.Place) -> KeyOwners { KeyOwners(keys: keys, types: place.types) }
 
     /// The key of the entity's counts.
     func name(of entity: EntityAddress) -> String {
@@ -82,38 +93,35 @@ actor CacheScan {
 
     /// Which of the entities have counts.
     func withCounts(_ entities: [EntityAddress]) throws(CacheError) -> Set<EntityAddress> {
+        guard !entities.isEmpty else { return [] }
         var commands = CommandBuffer()
         for entity in entities {
             commands.begin("EXISTS", arguments: 1)
             commands.append(key: key(of: entity, .counts))
         }
-        guard !entities.isEmpty else { return [] }
-        let asked = commands
-        return try converse { connection throws(CacheError) in
-            let found = zip(entities, try connection.pipeline(asked)).filter { $0.1 == .integer(1) }
-            return Set(found.map(\.0))
-        }
+        return Set(zip(entities, try client.pipeline(commands)).filter { $0.1 == .integer(1) }.map(\.0))
     }
 
     /// What there is of the entities, each at a moment of its own.
     func look(at entities: [EntityAddress]) throws(CacheError) -> [EntityAddress: EntityLook] {
         guard !entities.isEmpty else { return [:] }
-        return try converse { connection throws(CacheError) in
-            var commands = CommandBuffer()
-            for entity in entities {
-                commands.beginScript(digests[.entityLook] ?? [], keys: EntityLook.Part.allCases.count, arguments: 2)
-                for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
-                commands.append(Int64(EntityLook.mostFields))
-                commands.append(Int64(ReactionList.headerWidth))
-            }
-            let replies = try scripted(commands, over: connection)
-            var looks: [EntityAddress: EntityLook] = [:]
-            for (entity, reply) in zip(entities, replies) {
-                guard let look = EntityLook(reply, stamp: stamp(of: entity)) else { throw Self.unexpected(reply) }
-                looks[entity] = look
-            }
-            return looks
+        let digest = try client.digest(of: .entityLook)
+        var commands = CommandBuffer()
+        for entity in entities {
+            commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 2)
+            for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
+            commands.append(Int64(EntityLook.mostFields))
+            commands.append(Int64(ReactionList.headerWidth))
         }
+        var looks: [EntityAddress: EntityLook] = [:]
+        for (entity, answer) in zip(entities, try client.answers(to: commands, scripts: [.entityLook])) {
+            let stamp = Stamp(
+                redisHistory: answer.history, systemIdentifier: place.systemIdentifier, timeline: place.timeline,
+                epoch: types[entity.typeID]?.epoch ?? 0)
+            guard let look = EntityLook(answer.reply, stamp: stamp) else { throw Self.unexpected(answer.reply) }
+            looks[entity] = look
+        }
+        return looks
     }
 
     /// Drops parts of an entity, or all of them and asks for it to be built anew, unless it is another one than was looked at.
@@ -122,40 +130,43 @@ actor CacheScan {
     func repair(_ entity: EntityAddress, _ look: EntityLook, _ repair: CacheFault.Repair) throws(CacheError) -> Bool {
         let parts = repair == .rebuild ? look.present : EntityCondition.superfluous(look)
         guard repair != .none, let type = types[entity.typeID], !parts.isEmpty else { return false }
-        return try converse { connection throws(CacheError) in
-            var commands = CommandBuffer()
-            commands.beginScript(digests[.entityDrop] ?? [], keys: parts.count + 1, arguments: 1)
-            for part in [.counts] + parts { commands.append(key: key(of: entity, part)) }
-            commands.append(look.life)
-            let replies = try scripted(commands, over: connection)
-            guard case .integer(let dropped) = replies[0] else { throw Self.unexpected(replies[0]) }
-            guard dropped >= 0, repair == .rebuild else { return dropped >= 0 }
-            // If this process dies before, the next one who misses the entity asks for it.
-            _ = try connection.command(["ZINCRBY", wantedKey(type), "1", "\(entity.id)"])
-            return true
-        }
+        var commands = CommandBuffer()
+        commands.beginScript(try client.digest(of: .entityDrop), keys: parts.count + 1, arguments: 1)
+        for part in [.counts] + parts { commands.append(key: key(of: entity, part)) }
+        commands.append(look.life)
+        let reply = try client.pipeline(commands, scripts: [.entityDrop])[0]
+        guard case .integer(let dropped) = reply else { throw Self.unexpected(reply) }
+        guard dropped >= 0, repair == .rebuild else { return dropped >= 0 }
+        // If this process dies before, the next one who misses the entity asks for it.
+        commands.removeAll()
+        commands.begin("ZINCRBY", arguments: 3)
+        commands.append(key: keys.wanted(of: type.name))
+        commands.append(1)
+        commands.append(entity.id)
+        _ = try client.pipeline(commands)
+        return true
     }
 
     /// Gives the keys of entities the full time to live again. Returns how many there were.
     func keep(_ entities: [(EntityAddress, EntityLook)], seconds: Int64) throws(CacheError) -> Int {
         guard !entities.isEmpty else { return 0 }
-        return try converse { connection throws(CacheError) in
-            var commands = CommandBuffer()
-            for (entity, look) in entities {
-                commands.beginScript(digests[.entityKeep] ?? [], keys: EntityLook.Part.allCases.count, arguments: 2)
-                for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
-                commands.append(look.life)
-                commands.append(seconds)
-            }
-            return try scripted(commands, over: connection).count { $0 == .integer(1) }
+        let digest = try client.digest(of: .entityKeep)
+        var commands = CommandBuffer()
+        for (entity, look) in entities {
+            commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 2)
+            for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
+            commands.append(look.life)
+            commands.append(seconds)
         }
+        return try client.pipeline(commands, scripts: [.entityKeep]).count { $0 == .integer(1) }
     }
 
     /// Drops a key that is no entity's.
-    func unlink(_ key: String) throws(CacheError) -> Bool {
-        try converse { connection throws(CacheError) in
-            try connection.command(["UNLINK", key]) == .integer(1)
-        }
+    func unlink(_ key: [UInt8]) throws(CacheError) -> Bool {
+        var commands = CommandBuffer()
+        commands.begin("UNLINK", arguments: 1)
+        commands.append(key: key)
+        return try client.pipeline(commands) == [.integer(1)]
     }
 
     // MARK: Pieces
@@ -164,14 +175,6 @@ actor CacheScan {
         guard let type = types[entity.typeID] else { return [] }
         return keys.key(
             type.entityKey, id: entity.id, shardCount: type.shardCount, suffix: KeySpace.entitySuffixes[part.rawValue])
-    }
-
-    private func wantedKey(_ type: EntityType) -> String { String(decoding: keys.wanted(of: type.name), as: UTF8.self) }
-
-    private func stamp(of entity: EntityAddress) -> Stamp {
-        Stamp(
-            redisRunID: runID, systemIdentifier: place.systemIdentifier, timeline: place.timeline,
-            epoch: types[entity.typeID]?.epoch ?? 0)
     }
 
     /// A glob pattern that matches what begins with a prefix.
@@ -184,47 +187,6 @@ actor CacheScan {
 
     private static func unexpected(_ reply: RedisReply) -> CacheError {
         CacheError(message: "unexpected reply to a script: \(reply)")
-    }
-
-    /// The replies to calls of scripts, which are loaded again if somebody has flushed them.
-    private func scripted(
-        _ commands: CommandBuffer, over connection: RedisConnection
-    ) throws(CacheError) -> [RedisReply] {
-        let replies = try connection.pipeline(commands)
-        guard replies.contains(where: \.isMissingScript) else { return replies }
-        try load(over: connection)
-        return try connection.pipeline(commands)
-    }
-
-    private func load(over connection: RedisConnection) throws(CacheError) {
-        for script in [Script.entityLook, .entityDrop, .entityKeep] {
-            var commands = CommandBuffer()
-            commands.begin("SCRIPT", arguments: 2)
-            commands.append("LOAD" as StaticString)
-            commands.append(script.source)
-            guard case .text(let digest)? = try connection.pipeline(commands).first else {
-                throw CacheError(message: "Redis did not load a script")
-            }
-            digests[script] = Array(digest.utf8)
-        }
-    }
-
-    private func converse<Result>(
-        _ body: (RedisConnection) throws(CacheError) -> Result
-    ) throws(CacheError) -> Result {
-        do throws(CacheError) {
-            if connection == nil {
-                let opened = try RedisConnection(settings: settings)
-                runID = Array(try RedisCache.identity(over: opened).runID.utf8)
-                try load(over: opened)
-                connection = opened
-            }
-            guard let connection else { throw CacheError(message: "no connection") }
-            return try body(connection)
-        } catch {
-            connection = nil
-            throw error
-        }
     }
 }
 

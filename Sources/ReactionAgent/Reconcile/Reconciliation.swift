@@ -66,28 +66,28 @@ struct Reconciliation {
 
     /// - Parameter progress: called after each step; what it throws ends the run.
     mutating func run(progress: Progress) async throws {
-        tally.expected = try await scan.size()
-        let owners = CacheScan.owners(of: place)
+        tally.expected = try await scan.begin()
+        let owners = await scan.owners(of: place)
         let pace = Pace(keysPerSecond: settings.keysPerSecond)
-        var cursor: String? = "0"
-        while let from = cursor {
+        var isEnd = false
+        while !isEnd {
             try Task.checkCancellation()
-            let step = try await scan.step(from: from)
-            cursor = step.next
+            let step = try await scan.step()
+            isEnd = step.isEnd
             try await look(at: step.keys, owners)
             // Most of a shared Redis may be others' keys, which a step passes by.
-            tally.scanned = min(tally.scanned + Int64(CacheScan.keysPerStep), tally.expected)
-            if cursor == nil { tally.scanned = tally.expected }
+            tally.scanned = min(tally.scanned + Int64(step.passed), tally.expected)
+            if isEnd { tally.scanned = tally.expected }
             try await progress(tally)
-            if cursor != nil { try await pace.rest(after: tally.scanned) }
+            if !isEnd { try await pace.rest(after: tally.scanned) }
         }
     }
 
-    private mutating func look(at keys: [String], _ owners: KeyOwners) async throws {
+    private mutating func look(at keys: [[UInt8]], _ owners: KeyOwners) async throws {
         var entities: [EntityAddress] = []
         var parts: Set<EntityAddress> = []
         for key in keys {
-            switch owners.owner(of: Array(key.utf8)) {
+            switch owners.owner(of: key) {
             case .entity(let typeID, let id, let part):
                 guard isWanted(typeID) else { continue }
                 let entity = EntityAddress(typeID: typeID, id: id)
@@ -216,12 +216,13 @@ struct Reconciliation {
         tally.add(finding)
     }
 
-    private mutating func found(orphan key: String) async throws {
+    private mutating func found(orphan key: [UInt8]) async throws {
         // Its type may have been made since this run began.
-        let owners = CacheScan.owners(of: try await source.place())
-        guard owners.owner(of: Array(key.utf8)) == .orphan else { return }
+        let owners = await scan.owners(of: try await source.place())
+        guard owners.owner(of: key) == .orphan else { return }
         var finding = ReconcileTally.Finding(
-            key: key, entityType: "", entityID: nil, fault: .orphan, detail: "no such type or shard")
+            key: String(decoding: key, as: UTF8.self), entityType: "", entityID: nil, fault: .orphan,
+            detail: "no such type or shard")
         if mayRepair(.orphan) { finding.isRepaired = try await scan.unlink(key) }
         tally.add(finding)
     }

@@ -32,18 +32,19 @@ struct CountSite {
 
     private func install() throws {
         let redis = try stack.redis.connect()
-        let info = try redis.command("INFO", "server").string ?? ""
-        let runID = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("run_id:") }?.dropFirst(7) ?? ""
+        let info = try redis.command("INFO", "server", "replication").string ?? ""
         let row = try session.query("SELECT system_identifier, timeline FROM reactions._cluster()")[0]
         let stamp = Stamp(
-            redisRunID: Array(runID.utf8), systemIdentifier: UInt64(bitPattern: Int64(row[0] ?? "") ?? 0),
+            redisHistory: RedisIdentity(info: Array(info.utf8)[...])?.history ?? [],
+            systemIdentifier: UInt64(bitPattern: Int64(row[0] ?? "") ?? 0),
             timeline: UInt32(row[1] ?? "") ?? 0, epoch: 0)
         for post in 1...Int64(posts) {
             let marker = EntityMarker(
                 nonce: makeNonce(), tier: .regular,
                 counted: CountedChunk(batch: BatchNumber(rawValue: 1), part: 0), builtAt: 1_767_225_600)
             let counts = Self.kinds.indices.map { Self.count(post, $0) }
-            let fields = [("_", String(decoding: marker.text(stamp: stamp), as: UTF8.self))]
+            let fields =
+                [("_", String(decoding: marker.text(stamp: stamp), as: UTF8.self))]
                 + zip(Self.kinds, counts.map(String.init)) + [("total", "\(counts.reduce(0, +))"), ("users", "9")]
             try redis.command(
                 bytes: [Array("HSET".utf8), key(post)] + fields.flatMap { [Array($0.utf8), Array($1.utf8)] })
