@@ -50,13 +50,10 @@ final class CountsExchange: EntityExchange {
     }
 
     override func takeReplies() throws(Failure) -> Finding {
-        let asked = reading.missed
-        let before = asked.count
+        let before = reading.missed.count
         let onlyStamp = session.redis.isCluster ? nil : stamp(of: 0)
         do throws(EntityCountsReading.UnexpectedShape) {
-            try reading.add(session.redis.replies, at: session.redis.answer) { position in
-                onlyStamp ?? stamp(of: asked.firstIndex(of: position) ?? 0)
-            }
+            try reading.add(session.redis.replies, at: session.redis.answer) { onlyStamp ?? stamp(of: $0) }
         } catch {
             throw .unexpected(session.redis.replies, from: session.redis.answer, count: before)
         }

@@ -31,18 +31,18 @@ public struct EntityCountsReading {
     ///
     /// - Parameters:
     ///   - position: of the first reply.
-    ///   - stamp: of the Redis that holds the entity's keys.
+    ///   - stamp: of the Redis that has answered a command, by the command's number.
     public mutating func add(
-        _ replies: ReplyArena, at position: Int, stamp: (_ entity: Int) -> Stamp
+        _ replies: ReplyArena, at position: Int, stamp: (_ command: Int) -> Stamp
     ) throws(UnexpectedShape) {
         let asked = missed
         missed.removeAll(keepingCapacity: true)
         try replies.withTexts { texts throws(UnexpectedShape) in
             var position = position
-            for entity in asked {
+            for (command, entity) in asked.enumerated() {
                 switch replies[position] {
                 case .array(fields &+ 1):
-                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(entity)) { missed.append(entity) }
+                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(command)) { missed.append(entity) }
                     position &+= fields &+ 2
                 case .error:
                     guard replies.error(at: position)?.starts(with: "WRONGTYPE".utf8) == true else {
@@ -103,7 +103,7 @@ extension EntityMarker {
         let colon = UInt8(ascii: ":")
         // <stamp>:<nonce>:<tier>:<batch>:<part>:<built>
         guard text.count > 37, text[16] == colon, text[33] == colon, text[35] == colon,
-            stamp.digits.elementsEqual(text.prefix(16))
+            stamp.digits.elementsEqual(text.prefix(16)), !text[17..<33].contains(colon)
         else { return nil }
         var numbers = 1
         var isNumber = false

@@ -8,11 +8,14 @@ final class ClickHouseClient {
     let settings: ClickHouseSettings
     private let connection: HTTPConnection
     private let gzip: Gzip
+    /// For one request.
+    private var timeout: Duration
     /// Enough of an error's text to recognise it in the log.
     private static let longestMessage = 500
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         self.settings = settings
+        self.timeout = settings.requestTimeout
         self.connection = try HTTPConnection(settings)
         self.gzip = Gzip(compresses: !settings.isLoopback)
     }
@@ -45,9 +48,17 @@ final class ClickHouseClient {
         _ = try post(parameters + querySettings, body: body, isGzip: true)
     }
 
+    /// Gives each request of the body the time that a question about a whole type may take.
+    func patiently<Answer>(_ body: () throws(SinkError) -> Answer) throws(SinkError) -> Answer {
+        let before = timeout
+        timeout = settings.patient().requestTimeout
+        defer { timeout = before }
+        return try body()
+    }
+
     private func post(_ parameters: [Setting], body: [UInt8], isGzip: Bool) throws(SinkError) -> [UInt8] {
         let query = parameters.map { $0.name + "=" + $0.value.percentEncoded }.joined(separator: "&")
-        let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip)
+        let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip, timeout: timeout)
         guard answer.status != 200 else { return answer.body }
         let code = ServerFailure.code(header: answer.exceptionCode, body: answer.body)
         let disposition: SinkError.Disposition =
