@@ -2,8 +2,11 @@ public import ReactionModel
 
 /// What reads of entities' counts found: a number for each entity and each field that was asked for.
 ///
-/// An entity is known as a whole or not at all: without a marker of the stamp, or with a field missing that is asked for, it is missed. So
-/// is one whose key is of another type, since that is not ours.
+/// An entity is known as a whole or not at all: without a marker of the stamp, or with a field that is no number, it is missed. So is one
+/// whose key is of another type, since that is not ours.
+///
+/// A kind without a field is one that was added later, and nobody has reacted with it: the agent knows every kind of an event before
+/// it counts or installs it, and writes a field for each kind that it knows.
 public struct EntityCountsReading {
     /// A reply that no read of counts can have.
     public struct UnexpectedShape: Error {}
@@ -12,16 +15,19 @@ public struct EntityCountsReading {
     public static let unknown: Int64 = -1
 
     private let fields: Int
+    /// What a field is that is not there; nil: unknown.
+    private let absent: Int64?
     /// Entity by entity, its fields in the order in which they were asked for.
     public private(set) var numbers: [Int64]
-    /// Nil for an entity that is not known.
+    /// Nil for an entity that Redis does not have.
     public private(set) var tiers: [EntityTier?]
     /// Positions of the entities that are not known, ascending.
     public private(set) var missed: [Int] = []
 
     /// Nothing is known.
-    public init(entities: Int, fields: Int) {
+    public init(entities: Int, fields: Int, absent: Int64?) {
         self.fields = fields
+        self.absent = absent
         numbers = Array(repeating: Self.unknown, count: entities &* fields)
         tiers = Array(repeating: nil, count: entities)
         missed = Array(0..<entities)
@@ -63,14 +69,18 @@ public struct EntityCountsReading {
         guard case .text(let marker) = replies[position],
             let tier = EntityMarker.tier(UnsafeRawBufferPointer(rebasing: texts[marker]), stamp: stamp)
         else { return false }
+        tiers[entity] = tier
         let first = entity &* fields
         for field in 0..<fields {
-            guard case .text(let range) = replies[position &+ 1 &+ field],
-                let number = Self.number(UnsafeRawBufferPointer(rebasing: texts[range])), number >= 0
-            else { return false }
+            let number =
+                switch replies[position &+ 1 &+ field] {
+                case .text(let range): Self.number(UnsafeRawBufferPointer(rebasing: texts[range]))
+                case .null: absent
+                default: nil as Int64?
+                }
+            guard let number else { return false }
             numbers[first &+ field] = number
         }
-        tiers[entity] = tier
         return true
     }
 

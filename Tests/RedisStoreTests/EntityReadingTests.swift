@@ -130,7 +130,7 @@ import Testing
 
     @Test func `an entity is known as a whole or not at all`() throws {
         let text = String(decoding: marker.text(stamp: stamp), as: UTF8.self)
-        var reading = EntityCountsReading(entities: 8, fields: 2)
+        var reading = EntityCountsReading(entities: 8, fields: 2, absent: nil)
         let arena = replies([
             [text, "1", "9223372036854775807"], [text, "1", nil], [nil, "1", "2"], nil, [text, "-1", "2"],
             [text, "1", "9223372036854775808"], [text, "", "1"], [text, "0", "0"],
@@ -139,7 +139,7 @@ import Testing
         #expect(reading.missed == [1, 2, 3, 4, 5, 6])
         #expect(reading.numbers[0..<2] == [1, .max])
         #expect(reading.numbers[14...] == [0, 0])
-        #expect(reading.tiers == [.viral, nil, nil, nil, nil, nil, nil, .viral])
+        #expect(reading.tiers == [.viral, .viral, nil, nil, .viral, .viral, .viral, .viral])
 
         // Those that were missed are asked for again.
         let again = replies([[text, "5", "6"]] + Array(repeating: [nil, nil, nil], count: 5))
@@ -152,8 +152,18 @@ import Testing
         #expect(reading.numbers[12..<14] == [7, 8])
     }
 
+    @Test func `a field that is not there may be a number`() throws {
+        var reading = EntityCountsReading(entities: 2, fields: 2, absent: 0)
+        let arena = replies([
+            [String(decoding: marker.text(stamp: stamp), as: UTF8.self), nil, "4"], [nil, nil, nil],
+        ])
+        try reading.add(arena, at: 0) { _ in stamp }
+        #expect(reading.numbers == [0, 4, -1, -1])
+        #expect(reading.missed == [1])
+    }
+
     @Test func `replies of another shape are no counts`() {
-        var reading = EntityCountsReading(entities: 2, fields: 1)
+        var reading = EntityCountsReading(entities: 2, fields: 1, absent: nil)
         var arena = replies([["x", "y"]])
         let fresh = reading
         #expect(throws: EntityCountsReading.UnexpectedShape.self) { try reading.add(arena, at: 0) { _ in stamp } }
