@@ -8,22 +8,31 @@ struct EntityCounts: AsyncParsableCommand {
 
     @OptionGroup var options: BenchOptions
 
+    enum Part: String, ExpressibleByArgument, CaseIterable {
+        case reads
+        case mixed
+    }
+
+    @Option(help: ArgumentHelp("Measure only these parts.", valueName: "part"))
+    var only: [Part] = Part.allCases
+
     private var posts: Int { options.short ? 500 : 20_000 }
     private var calls: Int { options.short ? 100 : 4_000 }
 
     func run() async throws {
         var report = Report()
-        let postgres = try await PostgresServer.start(
-            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
-        let stack = try await Stack.make(postgres: postgres)
-        let site = try await CountSite.make(stack, posts: posts)
-        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
-        try reads(site, &report)
-        try await mixed(&report)
+        if only.contains(.reads) { try await reads(&report) }
+        if only.contains(.mixed) { try await mixed(&report) }
         report.end()
     }
 
-    private func reads(_ site: CountSite, _ report: inout Report) throws {
+    // MARK: A page
+
+    private func reads(_ report: inout Report) async throws {
+        let postgres = try await PostgresServer.start(
+            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
+        let site = try await CountSite.make(try await Stack.make(postgres: postgres), posts: posts)
+        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
         let raw = try RawPipeline(site.stack)
         let pages = posts / CountSite.pagePosts
         func first(_ round: Int) -> Int64 { Int64(round % pages * CountSite.pagePosts + 1) }
