@@ -1,5 +1,5 @@
 /// The scripts of user maps and entities (docs/internals.md), written in `Scripts/` and embedded at build.
-public enum Script: Hashable, CaseIterable, Sendable {
+public enum Script: Hashable, Sendable {
     /// Answers a miss with the map's nonce, and starts a map if there is none.
     case userMapMiss
     /// Stores what the truth said, if the map is still the one of the miss.
@@ -14,6 +14,8 @@ public enum Script: Hashable, CaseIterable, Sendable {
     case entityDrop
     /// Refreshes the time to live of an entity that is still the one that was looked at.
     case entityKeep
+
+    public static let ofUserMaps: [Script] = [.userMapMiss, .userMapFill, .userMapApply, .userMapTouch]
 
     /// The text that `EVAL` and `SCRIPT LOAD` take.
     ///

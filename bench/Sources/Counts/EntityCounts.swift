@@ -8,22 +8,33 @@ struct EntityCounts: AsyncParsableCommand {
 
     @OptionGroup var options: BenchOptions
 
+    enum Part: String, ExpressibleByArgument, CaseIterable {
+        case reads
+        case counters
+        case mixed
+    }
+
+    @Option(help: ArgumentHelp("Measure only these parts.", valueName: "part"))
+    var only: [Part] = Part.allCases
+
     private var posts: Int { options.short ? 500 : 20_000 }
     private var calls: Int { options.short ? 100 : 4_000 }
 
     func run() async throws {
         var report = Report()
-        let postgres = try await PostgresServer.start(
-            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
-        let stack = try await Stack.make(postgres: postgres)
-        let site = try await CountSite.make(stack, posts: posts)
-        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
-        try reads(site, &report)
-        try await mixed(&report)
+        if only.contains(.reads) { try await reads(&report) }
+        if only.contains(.counters) { try await counters(&report) }
+        if only.contains(.mixed) { try await mixed(&report) }
         report.end()
     }
 
-    private func reads(_ site: CountSite, _ report: inout Report) throws {
+    // MARK: A page
+
+    private func reads(_ report: inout Report) async throws {
+        let postgres = try await PostgresServer.start(
+            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
+        let site = try await CountSite.make(try await Stack.make(postgres: postgres), posts: posts)
+        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
         let raw = try RawPipeline(site.stack)
         let pages = posts / CountSite.pagePosts
         func first(_ round: Int) -> Int64 { Int64(round % pages * CountSite.pagePosts + 1) }
@@ -59,6 +70,33 @@ struct EntityCounts: AsyncParsableCommand {
         report.table(contenders, samples)
         func median(_ name: String) -> Double { samples[name]?.median ?? .nan }
         try report.figure("counts_vs_floor", median("counts") / (median("return_rows") + median("pipeline")))
+    }
+
+    // MARK: Counters
+
+    /// The agent's counters hold the users, too, and are right after a crash; what is beside it only adds.
+    private func counters(_ report: inout Report) async throws {
+        let events = options.short ? 20_000 : 1_000_000
+        let site = try await CounterSite.make(posts: options.short ? 200 : 2_000)
+        try await site.install()
+        try site.fill(events)
+        let counted = try await site.drain()
+        try site.verify(events)
+        let raw = try site.increment(events)
+        report.title("\(events) events on \(site.posts) posts that are in Redis")
+        report.table(
+            ["contender", "seconds", "events/s", "what it is"],
+            [
+                [
+                    "reactiond", number(counted, 2), number(Double(events) / counted, 0),
+                    "from the start of the process until the last event is in ClickHouse and counted",
+                ],
+                [
+                    "hincrby", number(raw, 2), number(Double(events) / raw, 0),
+                    "hiredis: an HINCRBY for each event, pipelined by the thousand",
+                ],
+            ])
+        try report.figure("counters_vs_raw", raw / counted)
     }
 
     // MARK: Mixed load
