@@ -1,5 +1,4 @@
-/// The scripts of user maps and entities (docs/internals.md, "User map in Redis" and "Entities in Redis"), written in `Scripts/` and
-/// embedded at build.
+/// The scripts of user maps and entities (docs/internals.md), written in `Scripts/` and embedded at build.
 public enum Script: Hashable, Sendable {
     /// Answers a miss with the map's nonce, and starts a map if there is none.
     case userMapMiss
@@ -11,6 +10,12 @@ public enum Script: Hashable, Sendable {
     case userMapTouch
     /// Writes entities of one shard.
     case entityWrite
+    /// Tells what there is of an entity.
+    case entityLook
+    /// Drops keys of an entity that is still the one that was looked at.
+    case entityDrop
+    /// Refreshes the time to live of an entity that is still the one that was looked at.
+    case entityKeep
 
     public static let ofUserMaps: [Script] = [.userMapMiss, .userMapFill, .userMapApply, .userMapTouch]
 
@@ -24,7 +29,10 @@ public enum Script: Hashable, Sendable {
         case .userMapFill: Self.fill
         case .userMapApply: Self.apply
         case .userMapTouch: Self.touch
-        case .entityWrite: Self.write
+        case .entityWrite: Self.entityWriteSource
+        case .entityLook: Self.entityLookSource
+        case .entityDrop: Self.entityDropSource
+        case .entityKeep: Self.entityKeepSource
         }
     }
 
@@ -33,9 +41,14 @@ public enum Script: Hashable, Sendable {
     private static let apply = assembled(PackageResources.user_map_apply_lua)
     private static let touch = assembled(PackageResources.user_map_touch_lua)
 
-    private static let write = Array("#!lua flags=allow-oom\n".utf8) + PackageResources.entity_write_lua
+    private static let entityWriteSource = headed(PackageResources.entity_write_lua)
+    private static let entityLookSource = headed(PackageResources.entity_look_lua)
+    private static let entityDropSource = headed(PackageResources.entity_drop_lua)
+    private static let entityKeepSource = headed(PackageResources.entity_keep_lua)
+
+    private static func headed(_ body: [UInt8]) -> [UInt8] { Array("#!lua flags=allow-oom\n".utf8) + body }
 
     private static func assembled(_ body: [UInt8]) -> [UInt8] {
-        Array("#!lua flags=allow-oom\n".utf8) + PackageResources.user_map_rules_lua + body
+        headed(PackageResources.user_map_rules_lua + body)
     }
 }

@@ -160,13 +160,13 @@ import Testing
         for _ in 1...20 { try site.session.execute(CountingSite.change) }
         try await site.expectTruth()
         try await site.underLoad {
-            for user in 1...20 { try site.session.execute("SELECT reactions.forget_user(\(user))") }
+            for user in 1...20 { try site.session.execute("CALL reactions.forget_user(\(user))") }
         }
         try await site.expectTruth()
         // Once more, with nothing but the user's removal between two looks.
         let total = "SELECT sum(reactions.total(e)) FROM generate_series(0, 9) e"
         let before = Int(try site.session.value(total) ?? "") ?? 0
-        try site.session.execute("SELECT reactions.forget_user(200)")
+        try site.session.execute("CALL reactions.forget_user(200)")
         try await site.expectTruth()
         #expect(Int(try site.session.value(total) ?? "") ?? 0 <= before)
     }

@@ -59,7 +59,7 @@ private struct Truth {
     @Test(arguments: [Mode.multi, .exclusive], [3, 400, 5_000] as [Int64])
     func aStateAgreesWithWhatEveryEventDid(_ mode: Mode, users: Int64) throws {
         let type = try makeType(mode)
-        for seed in 0..<20 as Range<UInt64> {
+        for seed in 0..<(users > 1_000 ? 2 : 10) as Range<UInt64> {
             var random = SeededGenerator(seed: seed)
             var truth = Truth()
             var state = EntityState(tier: .regular, allFlags: type.allFlags, reactors: [])
@@ -150,7 +150,7 @@ private struct Truth {
             tier, of: type, total: total, rate: rate, for: age)
     }
 
-    @Test func aPostThatGoesUpAndDownAroundAThresholdDoesNotFlap() {
+    @Test func aPostThatGoesUpAndDownAroundAThresholdDoesNotFlap() throws {
         for (low, high) in [(95, 105), (75, 85), (70, 110)] as [(Int64, Int64)] {
             var tier = EntityTier.regular
             var since = 0

@@ -175,9 +175,12 @@ final class EntityExchange {
         func number(_ name: String) -> Int64? {
             fields[Array(name.utf8)].flatMap { Int64(String(decoding: $0, as: UTF8.self)) }
         }
-        // A kind that is newer than the entity has no field: nothing of it was there.
+        // A kind that is newer than the entity has no field: readers miss the whole entity then.
         var counts = [Int64].counts(of: type.allFlags)
-        for kind in type.kinds { counts[kind.flag.trailingZeroBitCount] = number(kind.name) ?? 0 }
+        for kind in type.kinds {
+            guard let count = number(kind.name) else { return nil }
+            counts[kind.flag.trailingZeroBitCount] = count
+        }
         return Loaded(
             state: EntityState(
                 tier: marker.tier, counts: counts, users: number("\(EntityField.users)"), reactors: list.reactors,
