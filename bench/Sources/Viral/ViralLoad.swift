@@ -82,12 +82,12 @@ final class ViralLoad {
         try site.memory(of: try site.keys(of: Self.type)[Self.post] ?? [])
     }
 
-    /// Of the oldest and of the newest reactions so many: every second is taken back, the others become another kind. Waits until that
-    /// is counted.
+    /// Of the oldest and of the newest reactions so many: every second becomes another kind, the others are taken back. Waits until that
+    /// is counted: the total, which changes by the last statement, tells that the ones before it are.
     func change(_ number: Int) async throws {
         for first in [1, reactions - number + 1] {
             for (offset, change) in [
-                "DELETE FROM \(Self.type.table)", "UPDATE \(Self.type.table) SET reaction = 'Cry'",
+                "UPDATE \(Self.type.table) SET reaction = 'Cry'", "DELETE FROM \(Self.type.table)",
             ].enumerated() {
                 let numbers = "generate_series(\(first + offset), \(first + number - 1), 2) AS n"
                 try site.session.execute(
