@@ -99,7 +99,7 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "Pipeline", "CHiredis", "CLibPQ",
+                "TestSupport", "Pipeline", "RedisStore", "ReactionModel", "CHiredis", "CLibPQ",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 
@@ -132,8 +132,11 @@ let package = Package(
             dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
             swiftSettings: agent),
         .testTarget(
-            name: "BoundaryTests", dependencies: ["ReactionBackend", "CReactionsBoundary", "TestSupport"],
-            swiftSettings: agent),
+            name: "BoundaryTests",
+            dependencies: [
+                "ReactionBackend", "CReactionsBoundary", "RedisStore", "ClickHouseStore", "ReactionModel",
+                "TestSupport",
+            ], swiftSettings: agent),
         .testTarget(
             name: "ClickHouseStoreTests", dependencies: ["ClickHouseStore", "ReactionModel"], swiftSettings: agent),
         .testTarget(

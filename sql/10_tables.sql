@@ -42,7 +42,8 @@ CREATE TABLE entity_type (
 -- No foreign key: a parallel pg_restore loads an extension's tables in any order.
 CREATE TABLE kind (
     type_id smallint NOT NULL,
-    kind    text NOT NULL CHECK (kind ~ '^[A-Za-z][A-Za-z0-9_]{0,47}$'),
+    -- Beside the kinds' counts Redis keeps those of all reactions and of the users.
+    kind    text NOT NULL CHECK (kind ~ '^[A-Za-z][A-Za-z0-9_]{0,47}$' AND kind NOT IN ('total', 'users')),
     flag    integer NOT NULL CHECK (flag > 0 AND flag & (flag - 1) = 0),
     PRIMARY KEY (type_id, kind),
     UNIQUE (type_id, flag)

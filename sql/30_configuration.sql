@@ -89,6 +89,12 @@ BEGIN
             MESSAGE = format('"%s" is not a name for a kind', $2),
             HINT = 'A name starts with a letter and has at most 48 letters, digits and underscores.';
     END IF;
+    IF $2 IN ('total', 'users') THEN
+        RAISE EXCEPTION USING ERRCODE = 'reserved_name',
+            MESSAGE = format('"%s" cannot be the name of a kind', $2),
+            DETAIL = 'Redis keeps another number under this name, beside the counts of kinds.',
+            HINT = 'Names are case-sensitive: another spelling will do.';
+    END IF;
     LOCK TABLE reactions.kind IN SHARE ROW EXCLUSIVE MODE;
     SELECT t.type_id INTO of_type FROM reactions.entity_type t WHERE t.entity_type = $1;
     IF of_type IS NULL THEN

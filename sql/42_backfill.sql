@@ -12,6 +12,14 @@ DECLARE
     before reactions._backfill;
     seal bigint := reactions._draw_version();
 BEGIN
+    -- Earlier ones tell the mirror how to resolve the events of their time. When a later one is sealed those are all confirmed; when their
+    -- batches are no longer kept, none of them is sent again.
+    DELETE FROM reactions._backfill b USING reactions._backfill later
+    WHERE b.type_id = of_type AND later.type_id = of_type AND later.version > b.version
+        AND later.sealed_at < coalesce((SELECT min(n.formed_at) FROM reactions._batch n), 'infinity')
+        AND NOT EXISTS (
+            SELECT FROM reactions.parked_event p
+            WHERE p.type_id = of_type AND p.version < later.version AND p.redriven_at IS NULL);
     SELECT * INTO before FROM reactions._backfill b
         WHERE b.type_id = of_type AND b.sealed_at IS NULL ORDER BY b.version DESC LIMIT 1;
     INSERT INTO reactions._backfill

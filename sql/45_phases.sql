@@ -317,6 +317,9 @@ BEGIN
     -- Behind the fence: whoever came first has flipped.
     UPDATE reactions.entity_type t SET
         phase = to_phase,
+        -- Maps were filled from the table, and from now on ClickHouse decides: it has what the table has refused.
+        epoch = t.epoch + CASE WHEN to_phase = 'stop_writes'
+            AND EXISTS (SELECT FROM reactions.write_back_refused r WHERE r.type_id = t.type_id) THEN 1 ELSE 0 END,
         stop_version = CASE WHEN to_phase IN ('stop_writes', 'archived') THEN coalesce(t.stop_version, reactions._draw_version()) END
     WHERE t.entity_type = of_type AND t.phase = from_phase;
     IF NOT FOUND THEN

@@ -147,6 +147,14 @@ AS $$
 DECLARE
     found record;
 BEGIN
+    -- An archived table may be dropped at any time: its type is then like one whose table the archive has dropped.
+    FOR found IN
+        SELECT t.type_id FROM reactions.entity_type t
+        WHERE t.phase = 'archived' AND t.legacy_table IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table)
+    LOOP
+        UPDATE reactions.entity_type t SET legacy_table = NULL
+        WHERE t.type_id = found.type_id AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.legacy_table);
+    END LOOP;
     FOR found IN
         SELECT t.type_id, t.entity_type, reactions._capture_triggers(t.legacy_table) AS triggers,
             reactions._capture_problem(t.type_id) AS problem, c.triggers AS triggers_before, c.problem AS problem_before
@@ -170,7 +178,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _watch_capture() IS
-    'tells which captures were altered since it was called last, and orders a full match';
+    'tells which captures were altered since it was called last, and orders a full match; takes note of archived tables that were dropped';
 
 CREATE VIEW match_status AS
     SELECT t.entity_type, f.finished_at AS last_full_at, f.finished_at - f.started_at AS last_full_time,

@@ -20,10 +20,10 @@ COMMENT ON FUNCTION _archived_columns(regclass) IS
 CREATE FUNCTION _grants(acl aclitem[]) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT jsonb_agg(jsonb_build_object(
+    SELECT CASE WHEN acl IS NOT NULL THEN coalesce(jsonb_agg(jsonb_build_object(
             'grantee', CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) END,
             'privilege', g.privilege_type, 'grantable', g.is_grantable)
-        ORDER BY g.grantee, g.privilege_type)
+        ORDER BY g.grantee, g.privilege_type), '[]') END
     FROM aclexplode(acl) g;
 END;
 COMMENT ON FUNCTION _grants(aclitem[]) IS 'an access control list as JSON; PUBLIC has no grantee';
@@ -37,7 +37,7 @@ DECLARE
     result jsonb := '[]';
 BEGIN
     FOR found IN
-        SELECT c.oid, n.nspname, c.relname, a.attname, d.deptype = 'i' AS is_identity, s.*, c.relacl
+        SELECT c.oid, n.nspname, c.relname, a.attname, d.deptype = 'i' AS is_identity, s.*, c.relacl, c.relowner
         FROM pg_depend d
         JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -54,7 +54,7 @@ BEGIN
             'type', format_type(found.seqtypid, NULL), 'start', found.seqstart::text, 'increment', found.seqincrement::text,
             'minimum', found.seqmin::text, 'maximum', found.seqmax::text, 'cache', found.seqcache::text, 'cycle', found.seqcycle,
             'last_value', state.last_value::text, 'is_called', state.is_called,
-            'comment', obj_description(found.oid, 'pg_class'), 'grants', reactions._grants(found.relacl));
+            'comment', obj_description(found.oid, 'pg_class'), 'grants', reactions._grants(coalesce(found.relacl, acldefault('s', found.relowner))));
     END LOOP;
     RETURN result;
 END
@@ -69,7 +69,7 @@ BEGIN ATOMIC
         'access_method', (SELECT m.amname FROM pg_am m WHERE m.oid = c.relam),
         'tablespace', (SELECT s.spcname FROM pg_tablespace s WHERE s.oid = c.reltablespace),
         'replica_identity', CASE WHEN c.relreplident IN ('n', 'f') THEN c.relreplident END,
-        'comment', obj_description(c.oid, 'pg_class'), 'grants', reactions._grants(c.relacl),
+        'comment', obj_description(c.oid, 'pg_class'), 'grants', reactions._grants(coalesce(c.relacl, acldefault('r', c.relowner))),
         'columns', (
             SELECT jsonb_agg(jsonb_build_object(
                 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
@@ -101,6 +101,11 @@ BEGIN ATOMIC
                 'comment', obj_description(o.oid, 'pg_constraint'), 'clustered', nullif(i.indisclustered, false),
                 'replica_identity', nullif(i.indisreplident, false),
                 'on_delete', CASE WHEN o.contype = 'f' THEN o.confdeltype END,
+                -- Those that ON DELETE SET NULL (…) names; nothing: all of them.
+                'on_delete_columns', (
+                    SELECT jsonb_agg(l.attname ORDER BY k.place)
+                    FROM unnest(o.confdelsetcols) WITH ORDINALITY AS k (here, place)
+                    JOIN pg_attribute l ON l.attrelid = o.conrelid AND l.attnum = k.here),
                 'references', CASE WHEN o.contype = 'f' THEN (
                     SELECT format('%I.%I', s.nspname, r.relname) FROM pg_class r JOIN pg_namespace s ON s.oid = r.relnamespace
                     WHERE r.oid = o.confrelid) END,
@@ -224,6 +229,22 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _restore_column(jsonb, jsonb) IS 'a column''s definition for CREATE TABLE';
 
+CREATE FUNCTION _revoke_from_others(of_relation regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+BEGIN
+    FOR found IN
+        SELECT DISTINCT c.relkind, CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END AS grantee
+        FROM pg_class c, aclexplode(c.relacl) g WHERE c.oid = of_relation AND g.grantee <> c.relowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM %s', CASE found.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, of_relation, found.grantee);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION _revoke_from_others(regclass) IS 'leaves a new relation to its owner, whatever the default privileges are';
+
 CREATE FUNCTION _restore_table(description jsonb, archive text, table_name text) RETURNS regclass
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -278,9 +299,14 @@ BEGIN
             EXECUTE format('ALTER TABLE %s ALTER %I SET STATISTICS %s', qualified, item ->> 'name', item ->> 'statistics');
         END IF;
     END LOOP;
-    -- With the table they go when it is dropped.
-    FOR item IN SELECT s FROM jsonb_array_elements(description -> 'sequences') s WHERE NOT (s ->> 'identity')::boolean LOOP
-        EXECUTE format('ALTER SEQUENCE %I.%I OWNED BY %s.%I', item ->> 'schema', item ->> 'name', qualified, item ->> 'column');
+    -- Nobody else reads the rows, or writes them, before it has the privileges of the archive.
+    PERFORM reactions._revoke_from_others(qualified::regclass);
+    FOR item IN SELECT * FROM jsonb_array_elements(description -> 'sequences') LOOP
+        PERFORM reactions._revoke_from_others(format('%I.%I', item ->> 'schema', item ->> 'name')::regclass);
+        -- With the table they go when it is dropped.
+        IF NOT (item ->> 'identity')::boolean THEN
+            EXECUTE format('ALTER SEQUENCE %I.%I OWNED BY %s.%I', item ->> 'schema', item ->> 'name', qualified, item ->> 'column');
+        END IF;
     END LOOP;
     RETURN qualified::regclass;
 END
@@ -334,7 +360,8 @@ BEGIN
         step := format('rows that violate foreign key %I', item ->> 'name');
         removes_rows := item ->> 'on_delete' NOT IN ('n', 'd');
         SELECT format(CASE WHEN removes_rows THEN 'DELETE FROM ONLY %1$s t' ELSE 'UPDATE ONLY %1$s t SET ' || string_agg(
-                    format('%I = %s', c ->> 0, CASE item ->> 'on_delete' WHEN 'n' THEN 'NULL' ELSE 'DEFAULT' END), ', ') END
+                    format('%I = %s', c ->> 0, CASE item ->> 'on_delete' WHEN 'n' THEN 'NULL' ELSE 'DEFAULT' END), ', ')
+                    FILTER (WHERE coalesce(item -> 'on_delete_columns' ? (c ->> 0), true)) END
                 || ' WHERE %2$s AND NOT EXISTS (SELECT FROM %3$s r WHERE %4$s)' || CASE WHEN removes_rows THEN ' RETURNING %5$s' ELSE '' END,
                 of_table, string_agg(format('t.%I IS NOT NULL', c ->> 0), ' AND '), item ->> 'references',
                 string_agg(format('r.%I = t.%I', c ->> 1, c ->> 0), ' AND '), (reactions._archived_columns(of_table)).list)
@@ -375,9 +402,7 @@ BEGIN
     FOR item IN SELECT * FROM jsonb_array_elements(description -> 'sequences') LOOP
         PERFORM setval(format('%I.%I', item ->> 'schema', item ->> 'name')::regclass, (item ->> 'last_value')::bigint, (item ->> 'is_called')::boolean);
         EXECUTE format('COMMENT ON SEQUENCE %I.%I IS %L', item ->> 'schema', item ->> 'name', item ->> 'comment');
-        IF item ? 'grants' THEN
-            EXECUTE format('REVOKE ALL ON SEQUENCE %I.%I FROM PUBLIC, CURRENT_USER', item ->> 'schema', item ->> 'name');
-        END IF;
+        EXECUTE format('REVOKE ALL ON SEQUENCE %I.%I FROM CURRENT_USER', item ->> 'schema', item ->> 'name');
         RETURN QUERY SELECT g.* FROM jsonb_array_elements(item -> 'grants') p,
             reactions._restore_grant(p, '', format('SEQUENCE %I.%I', item ->> 'schema', item ->> 'name')) g;
     END LOOP;
@@ -410,10 +435,7 @@ BEGIN
             WHEN 'A' THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END, item ->> 'name');
     END LOOP;
     EXECUTE format('COMMENT ON TABLE %s IS %L', of_table, description ->> 'comment');
-    -- Without a list the owner has the privileges of an owner, as in a new table.
-    IF description ? 'grants' THEN
-        EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, CURRENT_USER', of_table);
-    END IF;
+    EXECUTE format('REVOKE ALL ON %s FROM CURRENT_USER', of_table);
     RETURN QUERY SELECT g.* FROM jsonb_array_elements(description -> 'grants') p, reactions._restore_grant(p, '', format('TABLE %s', of_table)) g;
     RETURN QUERY SELECT g.* FROM jsonb_array_elements(description -> 'columns') c, jsonb_array_elements(c -> 'grants') p,
         reactions._restore_grant(p, format(' (%I)', c ->> 'name'), format('TABLE %s', of_table)) g;

@@ -5,7 +5,9 @@ REVOKE ALL ON ALL ROUTINES IN SCHEMA reactions FROM PUBLIC;
 GRANT USAGE ON SCHEMA reactions TO reactions_reader, reactions_writer, reactions_admin;
 GRANT EXECUTE ON FUNCTION
     flags(bigint, bigint, text), flags_many(bigint, bigint[], text), by_user(bigint, text, integer, bigint, text),
-    kinds(integer, text), has(integer, text, text), status()
+    kinds(integer, text), has(integer, text, text), status(),
+    counts(bigint[], text), total(bigint, text), is_viral(bigint, text), unique_reactors(bigint, text),
+    ever_reacted(bigint, text), reactors(bigint, text, integer, text, text), entity_status(bigint, text)
     TO reactions_reader, reactions_writer, reactions_admin;
 GRANT SELECT ON entity_type, kind TO reactions_reader, reactions_writer, reactions_admin;
 GRANT EXECUTE ON FUNCTION

@@ -1,3 +1,5 @@
+import ReactionModel
+
 /// Values in ClickHouse's RowBinary format, written one after the other into memory whose size was reckoned before.
 ///
 /// Safe because: a value that does not fit into what is left of the buffer is not written. (Rows of a wrong size are refused by ClickHouse,
@@ -51,8 +53,8 @@ struct RowBinary {
     mutating func append(microseconds: Int64, as form: MirrorLayout.TimeForm) {
         switch form {
         case .seconds:
-            // 1970-01-01 00:00:00 and 2105-12-31 23:59:59, the last year that old servers can print.
-            append(UInt32(clamping: min(microseconds / 1_000_000, 4_291_747_199)))
+            // From 1970-01-01 00:00:00 on.
+            append(ReactionPosition(version: .zero, createdAt: microseconds, userID: 0).time)
         case .microseconds:
             // 1900-01-01 00:00:00 and 2299-12-31 23:59:59.999999.
             append(min(max(microseconds, -2_208_988_800_000_000), 10_413_791_999_999_999))

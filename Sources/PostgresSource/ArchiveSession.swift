@@ -29,21 +29,17 @@ public actor ArchiveSession {
     }
 
     public func open() throws(PostgresError) {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.archiveSettings)
-        connection = opened
+        connection = nil
+        connection = try settings.openSession("archive", .archive)
     }
 
     /// The installed version of the extension; nil if it is not installed.
     public func extensionVersion() throws(PostgresError) -> String? {
-        try session.query("SELECT extversion FROM pg_extension WHERE extname = 'pg_reactions'").text(0, 0)
+        try connection.usable.query("SELECT extversion FROM pg_extension WHERE extname = 'pg_reactions'").text(0, 0)
     }
 
     public func type(_ name: String) throws(PostgresError) -> ArchivedType {
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT t.phase, c.oid::regclass, c.relname, t.stop_version,
                    to_jsonb(t) - 'legacy_table' || jsonb_build_object('kinds', (
@@ -64,15 +60,16 @@ public actor ArchiveSession {
 
     /// Begins the transaction that ends with the new phase. Nil if the table is held still, else what is in the way.
     public func hold(_ table: String) throws(PostgresError) -> String? {
-        _ = try session.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'")
+        _ = try connection.usable.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '10s'")
         do throws(PostgresError) {
-            _ = try session.execute("LOCK TABLE \(table) IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = 0")
+            _ = try connection.usable.execute(
+                "LOCK TABLE \(table) IN SHARE UPDATE EXCLUSIVE MODE; SET LOCAL lock_timeout = 0")
         } catch {
             guard error.sqlState == "55P03" else { throw error }
             return "table \(table) is locked by another archive, or by maintenance of it: try again later"
         }
         // Behind the lock: whoever disabled a trigger, or wrote while one was, is through.
-        let triggers = try session.query(
+        let triggers = try connection.usable.query(
             """
             SELECT count(*) FILTER (WHERE tgenabled = 'A') FROM pg_trigger
             WHERE tgrelid = $1::regclass AND tgname LIKE 'reactions\\_capture\\_%' AND NOT tgisinternal
@@ -88,7 +85,7 @@ public actor ArchiveSession {
     public func obstacles(
         _ entityType: String, disposition: String
     ) throws(PostgresError) -> [(obstacle: String, hint: String)] {
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT o.obstacle, o.hint FROM reactions.entity_type t, reactions._archive_obstacles(t.type_id, $2) o WHERE t.entity_type = $1
             """, [entityType, disposition])
@@ -97,7 +94,7 @@ public actor ArchiveSession {
 
     /// Publications that take a table along without naming it.
     public func embracingPublications(_ table: String) throws(PostgresError) -> [String] {
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT p.pubname FROM pg_publication p JOIN pg_class c ON c.oid = $1::regclass
             WHERE p.puballtables OR EXISTS (
@@ -108,19 +105,19 @@ public actor ArchiveSession {
     }
 
     public func count(_ table: String) throws(PostgresError) -> Int64 {
-        try session.query("SELECT count(*) FROM ONLY \(table)").required(0, 0)
+        try connection.usable.query("SELECT count(*) FROM ONLY \(table)").required(0, 0)
     }
 
     /// The conditions of readiness, as JSON, and those that are not fulfilled.
     public func readiness(_ entityType: String) throws(PostgresError) -> (all: String, missing: [String]) {
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT coalesce(jsonb_agg(to_jsonb(r)), '[]'),
                    array_to_json(coalesce(array_agg(format('%s: required %s, actual %s', condition, required, actual))
                        FILTER (WHERE NOT ok), '{}'))
             FROM reactions.readiness($1) r
             """, [entityType])
-        let missing = try session.query("SELECT json_array_elements_text($1::json)", [result.text(0, 1)])
+        let missing = try connection.usable.query("SELECT json_array_elements_text($1::json)", [result.text(0, 1)])
         return (try result.required(0, 0), missing.rows.compactMap { missing.text($0, 0) })
     }
 
@@ -130,17 +127,17 @@ public actor ArchiveSession {
     public func archive(
         _ entityType: String, stopVersion: Int64, disposition: String, report: String
     ) throws(PostgresError) -> String? {
-        let result = try session.query(
+        let result = try connection.usable.query(
             "SELECT reactions._archive_table($1, $2::bigint, $3, $4::jsonb)",
             [entityType, "\(stopVersion)", disposition, report])
-        _ = try session.execute("COMMIT")
+        _ = try connection.usable.execute("COMMIT")
         return result.text(0, 0)
     }
 
     /// Users whose rows an archive may still have, and a restored table must not: they were forgotten after the table was frozen. What
     /// they have reacted since is written back from ClickHouse.
     public func forgottenUsers(_ entityType: String) throws(PostgresError) -> Set<Int64> {
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT DISTINCT f.user_id FROM reactions.forgotten_user f, reactions.entity_type t
             WHERE t.entity_type = $1 AND f.version > t.stop_version
@@ -148,15 +145,6 @@ public actor ArchiveSession {
         var users: Set<Int64> = []
         for row in result.rows { users.insert(try result.required(row, 0)) }
         return users
-    }
-
-    var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
     }
 }
 
@@ -167,14 +155,4 @@ extension PostgresSettings {
         patient.timeout = max(timeout, .seconds(7 * 86_400))
         return patient
     }
-}
-
-extension PostgresSource {
-    /// Values are written as they are read again, whoever set the database up otherwise; a policy that would hide rows is an error.
-    static let archiveSettings =
-        sessionSettings + """
-            ; SET enable_seqscan = on; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET extra_float_digits = 1;
-            SET xmlbinary = base64; SET client_min_messages = warning;
-            SET client_connection_check_interval = '10s'
-            """
 }

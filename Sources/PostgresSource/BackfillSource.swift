@@ -27,12 +27,7 @@ public actor BackfillSource {
 
     public func open() throws(PostgresError) {
         connection = nil
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
+        connection = try settings.openSession("backfill")
     }
 
     public func close() {
@@ -224,11 +219,6 @@ public actor BackfillSource {
     }
 
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 }

@@ -70,12 +70,8 @@ public actor BatchReader {
     }
 
     private func connect() throws(PostgresError) -> PostgresConnection {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: wakeUp)
         // A chunk of a live batch and most of a backlog's are sorted in memory.
-        _ = try opened.execute(PostgresSource.sessionSettings + "; SET work_mem = '64MB'")
-        return opened
+        try settings.openSession("reader", .sorting, wakeUp: wakeUp)
     }
 }
 

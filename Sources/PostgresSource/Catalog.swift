@@ -16,7 +16,7 @@ extension PostgresSource {
                     FROM reactions.kind k WHERE k.type_id = t.type_id),
                    (SELECT string_agg(concat_ws(' ', b.version, (b.read_at IS NOT NULL)::integer, b.complete_batch), ','
                                       ORDER BY b.version)
-                    FROM reactions._backfill b WHERE b.type_id = t.type_id)
+                    FROM reactions._backfill b WHERE b.type_id = t.type_id), t.backfilled
             FROM reactions.entity_type t
             """)
         var catalog: [Int16: EntityType] = [:]
@@ -45,7 +45,7 @@ extension PostgresSource {
             catalog[typeID] = EntityType(
                 typeID: typeID, name: name, mode: mode, phase: phase, kinds: kinds, userMapKey: userMapKey,
                 entityKey: entityKey, shardCount: try result.required(row, 6), epoch: try result.required(row, 7),
-                eras: eras)
+                eras: eras, isBackfilled: result.isTrue(row, 10))
         }
         return catalog
     }

@@ -13,8 +13,9 @@ public actor ComparedReads {
     /// Returns whether there was a type in the phase, or a difference to be looked at again. Without either the session is not kept.
     public func digest() throws(PostgresError) -> Bool {
         do throws(PostgresError) {
-            let session = if let connection { connection } else { try connect() }
-            connection = session
+            let session = try connection.usable { () throws(PostgresError) in
+                try settings.openSession("compared reads", .shortCalls, wakeUp: wakeUp)
+            }
             let found = try session.query(
                 """
                 SELECT EXISTS (SELECT FROM reactions.entity_type WHERE phase = 'dual_read')
@@ -30,14 +31,6 @@ public actor ComparedReads {
             connection = nil
             throw error
         }
-    }
-
-    private func connect() throws(PostgresError) -> PostgresConnection {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: wakeUp)
-        _ = try opened.execute("SET search_path = pg_catalog; SET statement_timeout = '30s'")
-        return opened
     }
 
     /// Ends what is waiting for PostgreSQL.

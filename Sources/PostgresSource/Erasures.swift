@@ -188,13 +188,6 @@ public actor Erasures {
     }
 
     private func open() throws(PostgresError) -> PostgresConnection {
-        if let connection, connection.isUsable { return connection }
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: wakeUp)
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
-        return opened
+        try connection.usable { () throws(PostgresError) in try settings.openSession("erasure", wakeUp: wakeUp) }
     }
 }

@@ -41,20 +41,18 @@ public actor MatchSource {
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.postgres.match")
     private let settings: PostgresSettings
+    private let purpose: String
     private var connection: PostgresConnection?
 
-    public init(settings: PostgresSettings) {
+    /// - Parameter purpose: of the session, for `pg_stat_activity`.
+    public init(settings: PostgresSettings, as purpose: String = "match") {
         self.settings = settings
+        self.purpose = purpose
     }
 
     public func open() throws(PostgresError) {
         connection = nil
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
+        connection = try settings.openSession(purpose)
     }
 
     public func close() {
@@ -275,11 +273,6 @@ public actor MatchSource {
     }
 
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 }

@@ -21,18 +21,18 @@ public actor Phases {
     private let executor = QueueExecutor(label: "reactiond.postgres.phases")
     private let wakeUp = WakeUp()
     private let settings: PostgresSettings
-    private let applicationName: String
+    private let purpose: String
     private let notice: (@Sendable (String) -> Void)?
     private var connection: PostgresConnection?
 
     /// - Parameters:
-    ///   - applicationName: what `reactions.phase_log` says of who changed a phase.
+    ///   - purpose: what `reactions.phase_log` says, after `reactiond`, of who changed a phase.
     ///   - notice: told what PostgreSQL says beside its answers.
     public init(
-        settings: PostgresSettings, applicationName: String, notice: (@Sendable (String) -> Void)? = nil
+        settings: PostgresSettings, as purpose: String, notice: (@Sendable (String) -> Void)? = nil
     ) {
         self.settings = settings
-        self.applicationName = applicationName
+        self.purpose = purpose
         self.notice = notice
     }
 
@@ -108,19 +108,12 @@ public actor Phases {
 
     private var session: PostgresConnection {
         get throws(PostgresError) {
-            if let connection, connection.isUsable { return connection }
-            let opened = try PostgresConnection(
-                conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-                timeout: settings.timeout, wakeUp: wakeUp)
-            opened.notice = notice
-            // Whoever waits for a rollback and is gone is noticed at once.
-            _ = try opened.execute(
-                """
-                SET search_path = pg_catalog; SET synchronous_commit = on; SET application_name = '\(applicationName)';
-                SET client_connection_check_interval = '1s'
-                """)
-            connection = opened
-            return opened
+            try connection.usable { () throws(PostgresError) in
+                // Whoever waits for a rollback and is gone is noticed at once.
+                let opened = try settings.openSession(purpose, .calls, wakeUp: wakeUp)
+                opened.notice = notice
+                return opened
+            }
         }
     }
 }

@@ -16,12 +16,14 @@ final class PostgresConnection {
 
     /// - Parameter password: nil to let libpq find one.
     init(
-        conninfo: String, password: String?, connectTimeout: Duration, timeout: Duration, wakeUp: WakeUp
+        conninfo: String, password: String?, applicationName: String, connectTimeout: Duration, timeout: Duration,
+        wakeUp: WakeUp
     ) throws(PostgresError) {
         // A conninfo string in `dbname` is expanded; what follows overrides it, what precedes is overridden by it.
         var parameters = [
-            ("application_name", "reactiond"), ("keepalives_idle", "10"), ("keepalives_interval", "5"),
-            ("keepalives_count", "3"), ("tcp_user_timeout", "30000"), ("dbname", conninfo), ("client_encoding", "UTF8"),
+            ("keepalives_idle", "10"), ("keepalives_interval", "5"), ("keepalives_count", "3"),
+            ("tcp_user_timeout", "30000"), ("dbname", conninfo), ("client_encoding", "UTF8"),
+            ("application_name", applicationName),
         ]
         if let password { parameters.append(("password", password)) }
         let opened = Self.withCStrings(parameters.map(\.0)) { names in
@@ -79,7 +81,8 @@ final class PostgresConnection {
         return result
     }
 
-    /// Begins `COPY … TO STDOUT`. Until `continueCopy` has returned true the connection can be used for nothing else.
+    /// Begins `COPY … TO STDOUT`, or `COPY … FROM STDIN`. Until `continueCopy` has returned true, or `endCopyIn` has returned, the
+    /// connection can be used for nothing else.
     func beginCopy(_ sql: String) throws(PostgresError) {
         let deadline = ContinuousClock.now + timeout
         isInUnknownState = true
@@ -88,7 +91,7 @@ final class PostgresConnection {
         try waitForResult(until: deadline)
         guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
         defer { PQclear(result) }
-        guard PQresultStatus(result) == PGRES_COPY_OUT else {
+        guard [PGRES_COPY_OUT, PGRES_COPY_IN].contains(PQresultStatus(result)) else {
             let error = PostgresError(result: result)
             _ = try results(until: deadline)
             isInUnknownState = false
@@ -118,23 +121,6 @@ final class PostgresConnection {
             } else {
                 throw PostgresError(connection: connection)
             }
-        }
-    }
-
-    /// Begins `COPY … FROM STDIN`. Until `endCopyIn` has returned the connection can be used for nothing else.
-    func beginCopyIn(_ sql: String) throws(PostgresError) {
-        let deadline = ContinuousClock.now + timeout
-        isInUnknownState = true
-        guard PQsendQuery(connection, sql) == 1 else { throw PostgresError(connection: connection) }
-        try flush(until: deadline)
-        try waitForResult(until: deadline)
-        guard let result = PQgetResult(connection) else { throw PostgresError(connection: connection) }
-        defer { PQclear(result) }
-        guard PQresultStatus(result) == PGRES_COPY_IN else {
-            let error = PostgresError(result: result)
-            _ = try results(until: deadline)
-            isInUnknownState = false
-            throw error
         }
     }
 
@@ -248,4 +234,37 @@ final class PostgresConnection {
         let pointers = copies.map { UnsafePointer($0) } + [nil]
         return pointers.withUnsafeBufferPointer { body($0.baseAddress) }
     }
+}
+
+/// What an actor has opened.
+extension PostgresConnection? {
+    /// For another conversation.
+    var usable: PostgresConnection {
+        get throws(PostgresError) {
+            let connection = try opened
+            guard connection.isUsable else { throw Self.ended }
+            return connection
+        }
+    }
+
+    /// The same, of a session that is opened if there is none.
+    mutating func usable(
+        orOpen open: () throws(PostgresError) -> PostgresConnection
+    ) throws(PostgresError) -> PostgresConnection {
+        if let self, self.isUsable { return self }
+        self = nil
+        let opened = try open()
+        self = opened
+        return opened
+    }
+
+    /// For going on with a COPY.
+    var opened: PostgresConnection {
+        get throws(PostgresError) {
+            guard let self else { throw Self.ended }
+            return self
+        }
+    }
+
+    private static var ended: PostgresError { PostgresError(disposition: .reconnect, message: "the session has ended") }
 }

@@ -83,36 +83,10 @@ public actor PostgresSource {
         self.limits = limits
     }
 
-    /// The outbox tables are emptied too often for statistics to be right, and their indexes always are.
-    static let sessionSettings = """
-        SET search_path = pg_catalog; SET synchronous_commit = on; SET enable_seqscan = off; SET jit = off;
-        SET max_parallel_workers_per_gather = 0; SET timezone = 'UTC'; SET bytea_output = hex;
-        SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; SET lock_timeout = 0;
-        SET statement_timeout = 0; SET row_security = off
-        """
-
     /// Connects, and refuses a standby and whatever gives two statements two backends.
     public func open() throws(PostgresError) {
         connection = nil
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: wakeUp)
-        try Self.refuseUnfit(opened)
-        _ = try opened.execute(Self.sessionSettings)
-        connection = opened
-    }
-
-    /// A session of a pooler or of a standby.
-    static func refuseUnfit(_ opened: PostgresConnection) throws(PostgresError) {
-        let identity = try opened.query("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()")
-        guard identity.value(0, 0) == opened.backendPID else {
-            throw PostgresError(
-                disposition: .stop,
-                message: "connected through a connection pooler: session locks need a direct connection")
-        }
-        guard !identity.isTrue(0, 1) else {
-            throw PostgresError(disposition: .stop, message: "the server is a standby: the agent needs the primary")
-        }
+        connection = try settings.openSession("mirror", wakeUp: wakeUp)
     }
 
     /// Reads the batches of this term.
@@ -209,12 +183,7 @@ public actor PostgresSource {
 
     /// What is open, if it can be used.
     var session: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection, connection.isUsable else {
-                throw PostgresError(disposition: .reconnect, message: "the session has ended")
-            }
-            return connection
-        }
+        get throws(PostgresError) { try connection.usable }
     }
 
     /// Runs statements as one transaction, rolled back when they throw.

@@ -17,36 +17,34 @@ public actor RestoreSession {
     }
 
     public func open() throws(PostgresError) {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.archiveSettings)
-        connection = opened
+        connection = nil
+        connection = try settings.openSession("restore", .archive)
     }
 
     /// Makes the table without rows and indexes, and returns its name, qualified and quoted. What an interrupted restore of the same
     /// archive has left is dropped.
     public func makeTable(_ description: String, archive: String, name: String) throws(PostgresError) -> String {
-        try session.query("SELECT reactions._restore_table($1::jsonb, $2, $3)", [description, archive, name]).required(
-            0, 0)
+        try connection.usable.query("SELECT reactions._restore_table($1::jsonb, $2, $3)", [description, archive, name])
+            .required(
+                0, 0)
     }
 
     public func beginLoad(_ table: String) throws(PostgresError) {
-        let columns = try session.query("SELECT list FROM reactions._archived_columns($1::regclass)", [table])
-        try session.beginCopyIn(
+        let columns = try connection.usable.query("SELECT list FROM reactions._archived_columns($1::regclass)", [table])
+        try connection.usable.beginCopy(
             "COPY \(table) (\(try columns.required(0, 0, as: String.self))) FROM STDIN (FORMAT csv)")
     }
 
     public func load(_ lines: [UInt8]) throws(PostgresError) {
-        try copying.continueCopyIn(lines)
+        try connection.opened.continueCopyIn(lines)
     }
 
     public func endLoad() throws(PostgresError) {
-        try copying.endCopyIn()
+        try connection.opened.endCopyIn()
     }
 
     public func steps(_ description: String, _ table: String) throws(PostgresError) -> [Step] {
-        let result = try session.query(
+        let result = try connection.usable.query(
             "SELECT step, statement, removes_rows FROM reactions._restore_steps($1::jsonb, $2::regclass)",
             [description, table])
         var steps: [Step] = []
@@ -60,69 +58,47 @@ public actor RestoreSession {
     }
 
     public func run(_ step: Step) throws(PostgresError) {
-        _ = try session.query(step.statement)
+        _ = try connection.usable.query(step.statement)
     }
 
     /// Runs a step that returns the rows it removes; they come by `nextRemoved`, and are removed when the last has come.
     public func beginRemoving(_ step: Step) throws(PostgresError) {
-        try session.beginCopy("COPY (\(step.statement)) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
+        try connection.usable.beginCopy("COPY (\(step.statement)) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
     }
 
     public func nextRemoved() throws(PostgresError) -> (rows: CopiedRows, isLast: Bool) {
-        try copying.copiedRows(limit: .max)
+        try connection.opened.copiedRows(limit: .max)
     }
 
     /// The table, which is loaded, gets what else it had, and becomes the type's. Returns what it could not get.
     public func attach(_ entityType: String, _ description: String, _ table: String) throws(PostgresError) -> [String] {
-        _ = try session.execute("BEGIN")
+        _ = try connection.usable.execute("BEGIN")
         do throws(PostgresError) {
-            let lacking = try session.query(
+            let lacking = try connection.usable.query(
                 "SELECT * FROM reactions._restore_properties($1::jsonb, $2::regclass)", [description, table])
-            _ = try session.query(
+            _ = try connection.usable.query(
                 """
                 SELECT reactions._attach_restored($1, c.oid::regclass, c.relname) FROM pg_class c WHERE c.oid = $2::regclass
                 """, [entityType, table])
-            _ = try session.execute("COMMIT")
+            _ = try connection.usable.execute("COMMIT")
             return lacking.rows.compactMap { lacking.text($0, 0) }
         } catch {
-            if connection?.isUsable == true { _ = try? session.execute("ROLLBACK") }
+            _ = try? connection.usable.execute("ROLLBACK")
             throw error
         }
     }
 
     /// The same for a table that was never gone: it gets its name back.
     public func attach(_ entityType: String, kept table: String, name: String) throws(PostgresError) {
-        _ = try session.query("SELECT reactions._attach_restored($1, $2::regclass, $3)", [entityType, table, name])
+        _ = try connection.usable.query(
+            "SELECT reactions._attach_restored($1, $2::regclass, $3)", [entityType, table, name])
     }
 
     /// The last step, durable on return. Triggers come first, in a transaction of their own: what they lock, writers have before the
     /// fence.
     public func flip(_ entityType: String, report: String) throws(PostgresError) {
-        _ = try session.query("SELECT reactions.prepare_stop_writes($1)", [entityType])
-        _ = try session.query(
+        _ = try connection.usable.query("SELECT reactions.prepare_stop_writes($1)", [entityType])
+        _ = try connection.usable.query(
             "SELECT reactions._flip($1, 'archived', 'stop_writes', false, $2::jsonb)", [entityType, report])
     }
-
-    /// Waits until the agent has written into the table what has happened since.
-    public func rollBack(_ entityType: String) throws(PostgresError) {
-        _ = try session.query("CALL reactions.rollback($1)", [entityType])
-    }
-
-    private var session: PostgresConnection {
-        get throws(PostgresError) {
-            let session = try copying
-            guard session.isUsable else { throw Self.ended }
-            return session
-        }
-    }
-
-    /// In the middle of a COPY.
-    private var copying: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection else { throw Self.ended }
-            return connection
-        }
-    }
-
-    private static let ended = PostgresError(disposition: .reconnect, message: "the session has ended")
 }

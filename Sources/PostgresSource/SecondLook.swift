@@ -41,9 +41,7 @@ public actor SecondLook {
     public func end(
         _ keys: [MatchKey], of table: LegacyTable, _ type: EntityType
     ) throws(PostgresError) -> Answer {
-        guard let connection, connection.isUsable else {
-            throw PostgresError(disposition: .reconnect, message: "the session has ended")
-        }
+        let connection = try self.connection.usable
         do throws(PostgresError) {
             var answer = Answer()
             let list = """
@@ -110,12 +108,6 @@ public actor SecondLook {
     }
 
     private func open() throws(PostgresError) -> PostgresConnection {
-        if let connection, connection.isUsable { return connection }
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
-        return opened
+        try connection.usable { () throws(PostgresError) in try settings.openSession("match reader") }
     }
 }

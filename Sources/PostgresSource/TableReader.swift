@@ -66,13 +66,6 @@ public actor TableReader {
     }
 
     private func open() throws(PostgresError) -> PostgresConnection {
-        if let connection, connection.isUsable { return connection }
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        // A policy must not hide rows: with it the COPY fails.
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        connection = opened
-        return opened
+        try connection.usable { () throws(PostgresError) in try settings.openSession("backfill reader") }
     }
 }

@@ -32,10 +32,7 @@ public actor TableSnapshot {
 
     /// Takes the snapshot, which stays until `end`.
     public func begin() throws(PostgresError) -> Description {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(PostgresSource.archiveSettings)
+        let opened = try settings.openSession("archive reader", .archive)
         // The lock first: the snapshot then sees every commit that the lock waited for.
         _ = try opened.execute(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE \(table) IN ACCESS SHARE MODE")
@@ -60,12 +57,12 @@ public actor TableSnapshot {
 
     public func beginRows() throws(PostgresError) {
         // Every value is quoted: what is not is NULL, and a line is the same text as in the checksum.
-        try session.beginCopy("COPY \(table) (\(columns)) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
+        try connection.usable.beginCopy("COPY \(table) (\(columns)) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
     }
 
     /// At most `limit` rows; the last ones have `isLast`.
     public func nextRows(limit: Int64) throws(PostgresError) -> (rows: CopiedRows, isLast: Bool) {
-        try copying.copiedRows(limit: limit)
+        try connection.opened.copiedRows(limit: limit)
     }
 
     /// Rows and checksum of a slice of the table; `sum` is an integer of any size.
@@ -74,7 +71,7 @@ public actor TableSnapshot {
     public func checksum(ofSlice slice: Int64) throws(PostgresError) -> (rows: Int64, sum: String, blocks: Int64)? {
         let first = slice * Self.sliceBlocks
         guard first < blocks || slice == 0 else { return nil }
-        let result = try session.query(
+        let result = try connection.usable.query(
             """
             SELECT count(*), \(checksum) FROM ONLY \(table)
             WHERE ctid >= '(\(first),0)' AND ctid < '(\(first + Self.sliceBlocks),0)'
@@ -83,25 +80,7 @@ public actor TableSnapshot {
     }
 
     public func end() throws(PostgresError) {
-        _ = try session.execute("COMMIT")
+        _ = try connection.usable.execute("COMMIT")
         connection = nil
     }
-
-    private var session: PostgresConnection {
-        get throws(PostgresError) {
-            let session = try copying
-            guard session.isUsable else { throw Self.ended }
-            return session
-        }
-    }
-
-    /// In the middle of a COPY.
-    private var copying: PostgresConnection {
-        get throws(PostgresError) {
-            guard let connection else { throw Self.ended }
-            return connection
-        }
-    }
-
-    private static let ended = PostgresError(disposition: .reconnect, message: "the session has ended")
 }

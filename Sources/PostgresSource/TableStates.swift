@@ -7,9 +7,6 @@ public actor TableStates {
     /// Rows of a piece.
     private static let pieceRows = 20_000
     /// The planner chooses between an index and a sort, which may need this much memory before it goes to disk.
-    private static let sessionSettings =
-        PostgresSource.sessionSettings + "; SET enable_seqscan = on; SET work_mem = '64MB'"
-
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.postgres.states")
     private let settings: PostgresSettings
@@ -81,13 +78,7 @@ public actor TableStates {
     }
 
     private func open() throws(PostgresError) -> PostgresConnection {
-        if copy == nil, let connection, connection.isUsable { return connection }
-        close()
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: WakeUp())
-        _ = try opened.execute(Self.sessionSettings)
-        connection = opened
-        return opened
+        if copy != nil { close() }
+        return try connection.usable { () throws(PostgresError) in try settings.openSession("match reader", .table) }
     }
 }

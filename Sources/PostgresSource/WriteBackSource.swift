@@ -195,30 +195,15 @@ public actor WriteBackSource {
 
     private static let ended = PostgresError(disposition: .reconnect, message: "the session has ended")
     private var writing: PostgresConnection {
-        get throws(PostgresError) {
-            if let writer, writer.isUsable { return writer }
-            let opened = try connect()
-            writer = opened
-            return opened
-        }
+        get throws(PostgresError) { try writer.usable { () throws(PostgresError) in try connect() } }
     }
 
     private var holding: PostgresConnection {
-        get throws(PostgresError) {
-            if let holder, holder.isUsable { return holder }
-            let opened = try connect()
-            holder = opened
-            return opened
-        }
+        get throws(PostgresError) { try holder.usable { () throws(PostgresError) in try connect() } }
     }
 
     private func connect() throws(PostgresError) -> PostgresConnection {
-        let opened = try PostgresConnection(
-            conninfo: settings.conninfo, password: settings.password, connectTimeout: settings.connectTimeout,
-            timeout: settings.timeout, wakeUp: wakeUp)
-        try PostgresSource.refuseUnfit(opened)
-        _ = try opened.execute(PostgresSource.sessionSettings)
-        return opened
+        try settings.openSession("rollback", wakeUp: wakeUp)
     }
 }
 

@@ -61,7 +61,7 @@ struct BackfillSealing: Sendable {
         var isDoubled = job.isDoubled
         let bounds: [Int64] = try await store.numbers(query.typeRows.users(above: job.sealedUsers), 4)
         try await source.usersSealed(through: nil, isDoubled: true, job)
-        var plan = SealPlan(users: bounds[2] == 0 ? nil : bounds[0]...bounds[1])
+        var plan = SlicePlan(users: bounds[2] == 0 ? nil : bounds[0]...bounds[1])
         while true {
             switch plan.action {
             case .finish:
@@ -69,9 +69,9 @@ struct BackfillSealing: Sendable {
                 return isDoubled
             case .count(let users, let width):
                 plan.counted(try await store.histogram(query.typeRows.histogram(users, width: width)))
-            case .seal(let users):
+            case .take(let users):
                 if try await seal(users) { isDoubled = true }
-                plan.sealed()
+                plan.taken()
                 try await source.usersSealed(through: users.upperBound, isDoubled: true, job)
             }
         }

@@ -52,19 +52,24 @@ public enum Doctor {
 
     public static func redis(_ settings: RedisSettings) async -> (checks: [Check], skew: Int64?) {
         do throws(CacheError) {
-            let identity = try await RedisCache.identity(of: settings)
-            let isEvictionSafe =
-                identity.maxmemoryPolicy == "noeviction" || identity.maxmemoryPolicy.hasPrefix("volatile-")
-            let major = identity.version.split(separator: ".").first.flatMap { Int($0) } ?? 0
+            let report = try await RedisReport.ask(settings)
+            let versions = Set(report.servers.map(\.version)).sorted()
+            let policies = Set(report.servers.map(\.maxmemoryPolicy)).sorted()
+            let isNew = versions.allSatisfy { ($0.split(separator: ".").first.flatMap { Int($0) } ?? 0) >= 7 }
+            var detail = "Redis \(versions.joined(separator: ", "))"
+            if report.isCluster { detail += ", a cluster of \(report.servers.count) masters" }
+            if report.missingSlots > 0 { detail += ", without a master for \(report.missingSlots) slots" }
+            let skews = report.servers.map { $0.time - wallClock() }
             return (
                 [
                     Check(
-                        "redis", ok: major >= 7, detail: "Redis \(identity.version)",
-                        hint: "The scripts need Redis 7.0 or newer."),
+                        "redis", ok: isNew && report.missingSlots == 0, detail: detail,
+                        hint: isNew ? "See CLUSTER NODES." : "The scripts need Redis 7.0 or newer."),
                     Check(
-                        "redis_eviction", ok: isEvictionSafe, detail: "maxmemory-policy \(identity.maxmemoryPolicy)",
+                        "redis_eviction", ok: policies.allSatisfy { $0 == "noeviction" || $0.hasPrefix("volatile-") },
+                        detail: "maxmemory-policy \(policies.joined(separator: ", "))",
                         hint: "Set maxmemory-policy to noeviction or volatile-lru: keys without TTL must stay."),
-                ], identity.time - wallClock()
+                ], skews.max { $0.magnitude < $1.magnitude }
             )
         } catch {
             let hint = "Check redis.url, user and password."

@@ -92,7 +92,10 @@ public struct MatchCommand: Sendable {
             "\(type.name)  \(ProgressMeter.grouped(result.compared)) reactions compared, "
                 + "\(ProgressMeter.grouped(result.faults)) differ"
                 + (counts.isEmpty ? "" : " (\(counts.joined(separator: ", ")))"))
-        for difference in result.differences.prefix(Self.shown) { print("  " + line(difference, type)) }
+        let isFrozen = outcome.target.asOf != nil
+        for difference in result.differences.prefix(Self.shown) {
+            print("  " + line(difference, type, isFrozen: isFrozen))
+        }
         let more = result.counts.values.reduce(0, +) - Int64(min(result.differences.count, Self.shown))
         if more > 0 {
             print(
@@ -109,7 +112,7 @@ public struct MatchCommand: Sendable {
         }
     }
 
-    private func line(_ difference: Difference, _ type: EntityType) -> String {
+    private func line(_ difference: Difference, _ type: EntityType, isFrozen: Bool) -> String {
         func names(_ flags: Int32) -> String {
             let names = type.kinds.filter { $0.flag & flags != 0 }.map(\.name)
             return names.isEmpty ? "none" : names.joined(separator: ", ")
@@ -117,16 +120,24 @@ public struct MatchCommand: Sendable {
         let found =
             "\(difference.reason.rawValue): user \(difference.key.userID), entity \(difference.key.entityID): "
             + "table \(names(difference.inTable)); ClickHouse \(names(difference.inClickHouse))"
-        guard repair == .dry, difference.reason.isRepairable else { return found }
+        guard repair == .dry, !isFrozen, difference.reason.isRepairable else { return found }
         return found + "; --repair would write \(names(difference.inTable))"
     }
 
     private func mend(_ outcome: inout RecordedMatch.Outcome, _ match: RecordedMatch) async throws {
         let count = outcome.result.repairable
+        let name = outcome.target.type.name
+        guard count == 0 || outcome.target.asOf == nil else {
+            throw Problem(
+                description:
+                    "the table of \(name) takes no more writes: events with its flags would undo what has happened since, "
+                    + "so nothing was repaired. CALL reactions.rollback('\(name)') makes it the truth again; repair then"
+            )
+        }
         guard count <= mostRepairs else {
             throw Problem(
                 description:
-                    "\(count) reactions of \(outcome.target.type.name) would be repaired, more than --max-repairs "
+                    "\(count) reactions of \(name) would be repaired, more than --max-repairs "
                     + "\(mostRepairs): nothing was. Find out why they differ; restart_backfill makes all of ClickHouse agree"
             )
         }

@@ -1,24 +1,7 @@
 public import PostgresSource
 
-/// What PostgreSQL refuses, whole: for the commands that do what a procedure does.
-public struct Refusal: Error, CustomStringConvertible {
-    public var description: String
-
-    init(_ error: PostgresError) {
-        var lines = [error.message]
-        if let detail = error.detail {
-            // The message has it in parentheses, too.
-            lines = [String(error.message.dropLast(detail.count + 3)), "detail: " + detail.indented]
-        }
-        if let hint = error.hint { lines.append("hint: " + hint.indented) }
-        description = lines.joined(separator: "\n")
-    }
-}
-
 /// `reactiond readiness`, `advance` and `rollback`: what the SQL of these names does, by calling it.
 public struct PhaseCommand: Sendable {
-    /// Between two attempts at a type that is not ready.
-    static let interval: Duration = .seconds(2)
     /// A rollback waits for as long as there is something to be written.
     static let longest: Duration = .seconds(30 * 86_400)
 
@@ -31,7 +14,7 @@ public struct PhaseCommand: Sendable {
     public init(settings: Settings, name: String, notice: @escaping @Sendable (String) -> Void) {
         var postgres = settings.postgres
         postgres.timeout = Self.longest
-        phases = Phases(settings: postgres, applicationName: "reactiond " + name, notice: notice)
+        phases = Phases(settings: postgres, as: name, notice: notice)
     }
 
     public func open() async throws {
@@ -39,41 +22,21 @@ public struct PhaseCommand: Sendable {
     }
 
     public func readiness(_ entityType: String?) async throws -> [Readiness] {
-        try await refusals { () async throws(PostgresError) in
-            try await phases.readiness(entityType).map {
-                Readiness(entityType: $0.entityType, conditions: $0.conditions)
-            }
+        try await phases.readiness(entityType).map {
+            Readiness(entityType: $0.entityType, conditions: $0.conditions)
         }
     }
 
     /// - Parameter wait: for how long a type that is not ready is tried again.
     public func advance(_ entityType: String, force: Bool, wait: Duration) async throws {
-        let deadline = ContinuousClock.now + wait
-        try await refusals { () async throws(PostgresError) in
-            while true {
-                do throws(PostgresError) {
-                    return try await phases.advance(entityType, force: force)
-                } catch {
-                    // Not ready, or writers left no gap.
-                    guard ["55000", "55P03"].contains(error.sqlState), .now + Self.interval <= deadline else {
-                        throw error
-                    }
-                    try? await Task.sleep(for: Self.interval)
-                }
-            }
+        // Not ready, or writers left no gap.
+        try await insisting(on: ["55000", "55P03"], until: .now + wait) { () async throws(PostgresError) in
+            try await phases.advance(entityType, force: force)
         }
     }
 
     public func rollBack(_ entityType: String) async throws {
-        try await refusals { () async throws(PostgresError) in try await phases.rollBack(entityType) }
-    }
-
-    private func refusals<Answer>(_ body: () async throws(PostgresError) -> Answer) async throws -> Answer {
-        do throws(PostgresError) {
-            return try await body()
-        } catch {
-            throw error.sqlState.isEmpty || error.disposition == .reconnect ? error : Refusal(error) as any Error
-        }
+        try await phases.rollBack(entityType)
     }
 }
 
@@ -97,9 +60,4 @@ public struct Readiness: Sendable, Codable, Equatable {
         return (["\(entityType)  \(unmet == 0 ? "ready" : "\(unmet) of \(conditions.count) conditions unmet")"] + lines)
             .joined(separator: "\n")
     }
-}
-
-extension String {
-    /// Lines after the first stand below it.
-    fileprivate var indented: String { replacing("\n", with: "\n        ") }
 }

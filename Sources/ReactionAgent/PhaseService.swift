@@ -15,7 +15,7 @@ struct PhaseService: Service {
     let logger: Logger
 
     init(postgres: PostgresSettings, metrics: Metrics, logger: Logger) {
-        phases = Phases(settings: postgres, applicationName: "reactiond auto_advance")
+        phases = Phases(settings: postgres, as: "auto_advance")
         self.metrics = metrics
         self.logger = logger
     }

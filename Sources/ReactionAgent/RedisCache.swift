@@ -1,14 +1,12 @@
-internal import CHiredis
-internal import Glibc
 public import Pipeline
 internal import PostgresSource
 public import ReactionModel
 internal import RedisStore
 
-/// Applies events to user maps over one blocking hiredis connection.
+/// Applies events to user maps, over blocking connections.
 ///
-/// An actor on a queue of its own, like the source. After any failure the connection is closed: a half-read reply is never mistaken
-/// for the next one.
+/// An actor on a queue of its own, like the source. What is for a server of a cluster that is down fails; what is for the others
+/// is applied all the same.
 public actor RedisCache: Cache {
     /// Events of one call of the script: bounds how long Redis serves nobody else.
     static let eventsPerCall = 1000
@@ -21,16 +19,14 @@ public actor RedisCache: Cache {
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.redis")
-    private let settings: RedisSettings
+    private let client: RedisClient
     private let systemIdentifier: UInt64
     private let timeline: UInt32
+    /// User maps are named alike in a cluster and elsewhere.
     private let keys: KeySpace
-    private var connection: RedisConnection?
-    private var runID: [UInt8] = []
-    private var digest: [UInt8] = []
 
     public init(settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String) {
-        self.settings = settings
+        self.client = RedisClient(settings: settings)
         self.systemIdentifier = systemIdentifier
         self.timeline = timeline
         self.keys = KeySpace(prefix: Array(keyPrefix.utf8))
@@ -39,49 +35,50 @@ public actor RedisCache: Cache {
     public func apply(_ events: [Event], catalog: [Int16: EntityType]) throws(CacheError) {
         var calls = groupedByMap(events, catalog)
         guard !calls.isEmpty else { return }
-        try converse { connection throws(CacheError) in
-            if calls.count > Self.callsPerPipeline { calls = try existing(calls, catalog, over: connection) }
-            var start = 0
-            while start < calls.count {
-                let end = min(start + Self.callsPerPipeline, calls.count)
-                try send(calls[start..<end], events, catalog, over: connection)
-                start = end
+        // A cluster takes no question about keys of several slots.
+        if calls.count > Self.callsPerPipeline, try !client.isCluster() { calls = try existing(calls, catalog) }
+        var failure: CacheError?
+        for start in stride(from: 0, to: calls.count, by: Self.callsPerPipeline) {
+            var rest = calls[start..<min(start + Self.callsPerPipeline, calls.count)].map { call in
+                UserCall(key: key(of: call, catalog), call.typeID, events: call.positions.map { events[Int($0)] })
+            }
+            do throws(CacheError) {
+                for _ in 0..<ClusterRouting.mostRedirections where !rest.isEmpty { rest = try offer(rest, catalog) }
+                if !rest.isEmpty { throw CacheError(message: "user maps are on their way between servers") }
+            } catch {
+                guard try client.isCluster() else { throw error }
+                failure = error
             }
         }
+        if let failure { throw failure }
     }
 
     @discardableResult
     public func drop(_ users: [Int64], of type: EntityType) throws(CacheError) -> Int {
-        try converse { connection throws(CacheError) in
-            var count: Int64 = 0
-            for start in stride(from: 0, to: users.count, by: Self.mapsPerQuestion * Self.questionsPerPipeline) {
-                let some = users[start..<min(start + Self.mapsPerQuestion * Self.questionsPerPipeline, users.count)]
-                for reply in try connection.pipeline(unlinks(some, of: type)) {
-                    guard case .integer(let found) = reply else {
-                        throw CacheError(message: "unexpected reply to UNLINK: \(reply)")
-                    }
-                    count += found
+        let keysPerCommand = try client.isCluster() ? 1 : Self.mapsPerQuestion
+        var count: Int64 = 0
+        for start in stride(from: 0, to: users.count, by: keysPerCommand * Self.questionsPerPipeline) {
+            let some = users[start..<min(start + keysPerCommand * Self.questionsPerPipeline, users.count)]
+            for reply in try client.pipeline(unlinks(some, of: type, keysPerCommand)) {
+                guard case .integer(let found) = reply else {
+                    throw CacheError(message: "unexpected reply to UNLINK: \(reply)")
                 }
+                count += found
             }
-            return Int(count)
         }
+        return Int(count)
     }
 
-    private func unlinks(_ users: ArraySlice<Int64>, of type: EntityType) -> CommandBuffer {
+    private func unlinks(_ users: ArraySlice<Int64>, of type: EntityType, _ keysPerCommand: Int) -> CommandBuffer {
         var commands = CommandBuffer()
-        for first in stride(from: users.startIndex, to: users.endIndex, by: Self.mapsPerQuestion) {
-            let some = users[first..<min(first + Self.mapsPerQuestion, users.endIndex)]
+        for first in stride(from: users.startIndex, to: users.endIndex, by: keysPerCommand) {
+            let some = users[first..<min(first + keysPerCommand, users.endIndex)]
             commands.begin("UNLINK", arguments: some.count)
             for user in some {
-                commands.append(keys.key(type.userMapKey, id: user, shardCount: type.shardCount))
+                commands.append(key: keys.key(type.userMapKey, id: user, shardCount: type.shardCount))
             }
         }
         return commands
-    }
-
-    /// Asks a server over a connection of its own.
-    public static func identity(of settings: RedisSettings) async throws(CacheError) -> RedisIdentity {
-        try await RedisProbe().identity(of: settings)
     }
 
     /// Events of one map, as their positions in the chunk.
@@ -123,9 +120,7 @@ public actor RedisCache: Cache {
     /// fill sees them.
     ///
     /// A backlog's users mostly have none, and asking for many keys at once costs a fraction of looking into each.
-    private func existing(
-        _ calls: [Call], _ catalog: [Int16: EntityType], over connection: RedisConnection
-    ) throws(CacheError) -> [Call] {
+    private func existing(_ calls: [Call], _ catalog: [Int16: EntityType]) throws(CacheError) -> [Call] {
         let groups = stride(from: 0, to: calls.count, by: Self.mapsPerQuestion).map {
             calls[$0..<min($0 + Self.mapsPerQuestion, calls.count)]
         }
@@ -136,9 +131,9 @@ public actor RedisCache: Cache {
             var commands = CommandBuffer()
             for group in asked {
                 commands.begin("EXISTS", arguments: group.count)
-                for call in group { if let type = catalog[call.typeID] { commands.append(key(of: call, type)) } }
+                for call in group { commands.append(key: key(of: call, catalog)) }
             }
-            for (group, reply) in zip(asked, try connection.pipeline(commands)) {
+            for (group, reply) in zip(asked, try client.pipeline(commands)) {
                 guard case .integer(let count) = reply else {
                     throw CacheError(message: "unexpected reply to EXISTS: \(reply)")
                 }
@@ -149,137 +144,105 @@ public actor RedisCache: Cache {
         return found
     }
 
-    private func key(of call: Call, _ type: EntityType) -> [UInt8] {
-        keys.key(type.userMapKey, id: call.userID, shardCount: type.shardCount)
+    private func key(of call: Call, _ catalog: [Int16: EntityType]) -> [UInt8] {
+        guard let type = catalog[call.typeID] else { return [] }
+        return keys.key(type.userMapKey, id: call.userID, shardCount: type.shardCount)
     }
 
-    private func send(
-        _ calls: ArraySlice<Call>, _ events: [Event], _ catalog: [Int16: EntityType], over connection: RedisConnection
-    ) throws(CacheError) {
-        var addressed: [AddressedCall] = []
-        var stamps: [Int16: Stamp] = [:]
-        for call in calls {
-            guard let type = catalog[call.typeID] else { continue }
-            let stamp =
-                stamps[call.typeID]
-                ?? Stamp(redisRunID: runID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: type.epoch)
-            stamps[call.typeID] = stamp
-            addressed.append(
-                AddressedCall(
-                    map: UserMapAddress(key: key(of: call, type), stamp: stamp),
-                    events: call.positions.map { events[Int($0)] }))
+    /// The events of one map.
+    private struct UserCall {
+        var key: [UInt8]
+        var typeID: Int16
+        var events: [Event]
+
+        init(key: [UInt8], _ typeID: Int16, events: [Event]) {
+            self.key = key
+            self.typeID = typeID
+            self.events = events
         }
-        let news = try news(of: addressed, over: connection)
-        guard !news.isEmpty else { return }
+    }
+
+    /// Applies what the maps do not have yet. Returns the calls whose maps have moved meanwhile.
+    ///
+    /// A map is looked at first, which tells who has it, and an apply is for that server and its history alone.
+    private func offer(_ calls: [UserCall], _ catalog: [Int16: EntityType]) throws(CacheError) -> [UserCall] {
+        var look = CommandBuffer()
+        for call in calls { look.appendReadFields(call.events.map(\.entityID), of: call.key) }
+        let (answers, failure) = try client.ask(look)
+        let digest = try client.digest(of: .userMapApply)
         var commands = CommandBuffer()
-        for call in news {
-            commands.beginApply(call.map, digest: digest, events: call.events.count)
-            for event in call.events {
+        var sent: [UserCall] = []
+        var histories: [[UInt8]] = []
+        var stamps = Stamps(systemIdentifier: systemIdentifier, timeline: timeline, catalog: catalog)
+        for (call, answer) in zip(calls, answers) where !answer.history.isEmpty {
+            let map = UserMapAddress(key: call.key, stamp: stamps[call.typeID, answer.history])
+            let news = try Self.news(in: call.events, answer.reply, map.stamp)
+            guard !news.isEmpty else { continue }
+            sent.append(UserCall(key: call.key, call.typeID, events: news))
+            histories.append(answer.history)
+            commands.beginApply(map, digest: digest, events: news.count)
+            for event in news {
                 commands.appendEvent(
                     entityID: event.entityID, setMask: event.setMask, clearMask: event.clearMask,
                     version: event.version.rawValue)
             }
         }
-        var replies = try connection.pipeline(commands)
-        if replies.contains(where: { $0.isMissingScript }) {
-            // Somebody has flushed the scripts; applying twice is harmless.
-            try load(over: connection)
-            replies = try connection.pipeline(commands)
-        }
-        for reply in replies {
-            guard case .integer = reply else { throw CacheError(message: "unexpected reply to an apply: \(reply)") }
-        }
-    }
-
-    private struct AddressedCall {
-        var map: UserMapAddress
-        var events: [Event]
-    }
-
-    /// The calls without what their maps have already, those with nothing left out.
-    private func news(
-        of calls: [AddressedCall], over connection: RedisConnection
-    ) throws(CacheError) -> [AddressedCall] {
-        var commands = CommandBuffer()
-        for call in calls { commands.appendReadFields(call.events.map(\.entityID), of: call.map.key) }
-        var news: [AddressedCall] = []
-        for (call, reply) in zip(calls, try connection.pipeline(commands)) {
-            guard case .array(let found) = reply, found.count == call.events.count + 1 else {
-                throw CacheError(message: "unexpected reply to a look before an apply: \(reply)")
+        var moved: [UserCall] = []
+        let replies = try client.pipeline(commands, histories: histories, scripts: [.userMapApply])
+        for (call, reply) in zip(sent, replies) {
+            switch reply {
+            case .integer: break
+            case nil: moved.append(call)
+            case let reply?: throw CacheError(message: "unexpected reply to an apply: \(reply)")
             }
-            let fields = found.map { field in
-                if case .text(let text) = field { ByteCursor(Array(text.utf8)) } else { nil as ByteCursor? }
-            }
-            let events = zip(call.events, fields.dropFirst()).filter { event, field in
-                UserMapNews.isNews(
-                    version: event.version.rawValue, kinds: event.setMask | event.clearMask, marker: fields[0],
-                    field: field, stamp: call.map.stamp)
-            }
-            if !events.isEmpty { news.append(AddressedCall(map: call.map, events: events.map(\.0))) }
         }
-        return news
+        if let failure { throw failure }
+        return moved
     }
 
-    private func load(over connection: RedisConnection) throws(CacheError) {
-        var commands = CommandBuffer()
-        commands.begin("SCRIPT", arguments: 2)
-        commands.append("LOAD" as StaticString)
-        commands.append(Script.userMapApply.source)
-        guard case .text(let digest)? = try connection.pipeline(commands).first else {
-            throw CacheError(message: "Redis did not load a script")
+    /// The events that a map does not have already.
+    private static func news(in events: [Event], _ reply: RedisReply, _ stamp: Stamp) throws(CacheError) -> [Event] {
+        guard case .array(let found) = reply, found.count == events.count + 1 else {
+            throw CacheError(message: "unexpected reply to a look before an apply: \(reply)")
         }
-        self.digest = Array(digest.utf8)
-    }
-
-    private func converse<Result>(
-        _ body: (RedisConnection) throws(CacheError) -> Result
-    ) throws(CacheError) -> Result {
-        do throws(CacheError) {
-            let connection = if let connection { connection } else { try connect() }
-            return try body(connection)
-        } catch {
-            connection = nil
-            throw error
+        let fields = found.map { field in
+            if case .text(let text) = field { ByteCursor(Array(text.utf8)) } else { nil as ByteCursor? }
         }
-    }
-
-    private func connect() throws(CacheError) -> RedisConnection {
-        let opened = try RedisConnection(settings: settings)
-        let identity = try Self.identity(over: opened)
-        runID = Array(identity.runID.utf8)
-        try load(over: opened)
-        connection = opened
-        return opened
-    }
-
-    fileprivate static func identity(over connection: RedisConnection) throws(CacheError) -> RedisIdentity {
-        guard case .text(let server) = try connection.command("INFO", "server"),
-            let runID = field("run_id", of: server), let version = field("redis_version", of: server)
-        else { throw CacheError(message: "INFO has no run id") }
-        guard case .text(let memory) = try connection.command("INFO", "memory"),
-            let policy = field("maxmemory_policy", of: memory)
-        else { throw CacheError(message: "INFO has no maxmemory policy") }
-        guard case .array(let time) = try connection.command("TIME"), time.count == 2,
-            case .text(let seconds) = time[0],
-            case .text(let microseconds) = time[1], let seconds = Int64(seconds), let microseconds = Int64(microseconds)
-        else { throw CacheError(message: "TIME has no time") }
-        return RedisIdentity(
-            runID: runID, version: version, maxmemoryPolicy: policy, time: seconds * 1_000_000 + microseconds)
-    }
-
-    private static func field(_ name: String, of info: String) -> String? {
-        info.split(whereSeparator: \.isNewline).first { $0.hasPrefix(name + ":") }.map {
-            String($0.dropFirst(name.count + 1))
-        }
+        return zip(events, fields.dropFirst()).filter { event, field in
+            UserMapNews.isNews(
+                version: event.version.rawValue, kinds: event.setMask | event.clearMask, marker: fields[0],
+                field: field, stamp: stamp)
+        }.map(\.0)
     }
 }
 
-/// Keeps a blocking question off the cooperative pool.
-private actor RedisProbe {
-    nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
-    private let executor = QueueExecutor(label: "reactiond.redis.probe")
+/// Stamps by type and server, each made once.
+private struct Stamps {
+    let systemIdentifier: UInt64
+    let timeline: UInt32
+    let catalog: [Int16: EntityType]
+    private var made: [Key: Stamp] = [:]
 
-    func identity(of settings: RedisSettings) throws(CacheError) -> RedisIdentity {
-        try RedisCache.identity(over: RedisConnection(settings: settings))
+    private struct Key: Hashable {
+        var typeID: Int16
+        var history: [UInt8]
+    }
+
+    init(systemIdentifier: UInt64, timeline: UInt32, catalog: [Int16: EntityType]) {
+        self.systemIdentifier = systemIdentifier
+        self.timeline = timeline
+        self.catalog = catalog
+    }
+
+    subscript(typeID: Int16, history: [UInt8]) -> Stamp {
+        mutating get {
+            let key = Key(typeID: typeID, history: history)
+            if let stamp = made[key] { return stamp }
+            let stamp = Stamp(
+                redisHistory: history, systemIdentifier: systemIdentifier, timeline: timeline,
+                epoch: catalog[typeID]?.epoch ?? 0)
+            made[key] = stamp
+            return stamp
+        }
     }
 }

@@ -1,36 +1,33 @@
+public import RedisStore
+
 /// How to reach Redis.
 public struct RedisSettings: Sendable {
-    public enum Address: Sendable, Equatable {
-        case tcp(host: String, port: Int32)
-        case unix(path: String)
+    public struct Login: Sendable {
+        /// Nil: the default user.
+        public var user: String?
+        /// Nil: nobody logs in.
+        public var password: String?
+
+        public init(user: String? = nil, password: String? = nil) {
+            self.user = user
+            self.password = password
+        }
     }
 
-    public var address: Address
-    public var database: Int
-    public var user: String?
-    public var password: String?
+    public var endpoint: RedisEndpoint
+    public var login: Login
+    public var sentinelLogin: Login
     public var connectTimeout: Duration
     public var timeout: Duration
 
     public init(
-        address: Address, database: Int, user: String? = nil, password: String? = nil, connectTimeout: Duration,
+        endpoint: RedisEndpoint, login: Login = Login(), sentinelLogin: Login = Login(), connectTimeout: Duration,
         timeout: Duration
     ) {
-        self.address = address
-        self.database = database
-        self.user = user
-        self.password = password
+        self.endpoint = endpoint
+        self.login = login
+        self.sentinelLogin = sentinelLogin
         self.connectTimeout = connectTimeout
         self.timeout = timeout
     }
-}
-
-/// What Redis says of itself.
-public struct RedisIdentity: Sendable, Equatable {
-    /// New with every process.
-    public var runID: String
-    public var version: String
-    public var maxmemoryPolicy: String
-    /// Microseconds since 1970-01-01 UTC by Redis's clock.
-    public var time: Int64
 }

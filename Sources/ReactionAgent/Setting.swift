@@ -39,11 +39,22 @@ public struct Setting: Sendable {
         .init(key: "postgres.timeout", form: .duration, standard: "5min", help: "For one statement."),
         .init(
             key: "redis.url", form: .text, standard: "redis://127.0.0.1:6379/0",
-            help: "redis://host:port/database or unix:///path?db=0."),
+            help:
+                "redis://host:port/database; redis://host:port,host:port for a cluster; redis-sentinel://host:port,host:port/master?db=0; or unix:///path?db=0."
+        ),
         .init(key: "redis.user", form: .text, standard: "", help: "ACL user. Empty: the default user."),
         .init(key: "redis.password", form: .secret, standard: "", help: "Password. Empty: none."),
         .init(
             key: "redis.password_file", form: .text, standard: "", help: "File with the password, not open to others."),
+        .init(
+            key: "redis.sentinel_user", form: .text, standard: "",
+            help: "ACL user at the sentinels. Empty: the default user."),
+        .init(
+            key: "redis.sentinel_password", form: .secret, standard: "",
+            help: "Password at the sentinels. Empty: none, also if the servers have one."),
+        .init(
+            key: "redis.sentinel_password_file", form: .text, standard: "",
+            help: "File with the password, not open to others."),
         .init(key: "redis.connect_timeout", form: .duration, standard: "2s", help: "For connecting."),
         .init(key: "redis.timeout", form: .duration, standard: "2s", help: "For one exchange."),
         .init(

@@ -3,6 +3,7 @@ internal import Foundation
 public import Logging
 public import Pipeline
 public import PostgresSource
+internal import RedisStore
 internal import SystemPackage
 
 /// A setting cannot be used.
@@ -50,10 +51,13 @@ public struct Settings: Sendable {
             conninfo: try reader.text("postgres.conninfo"), password: try reader.password("postgres"),
             connectTimeout: try reader.duration("postgres.connect_timeout"),
             timeout: try reader.duration("postgres.timeout"))
-        let (address, database) = try Self.redisAddress(try reader.text("redis.url"))
         redis = RedisSettings(
-            address: address, database: database, user: try reader.optionalText("redis.user"),
-            password: try reader.password("redis"), connectTimeout: try reader.duration("redis.connect_timeout"),
+            endpoint: try Self.redisEndpoint(try reader.text("redis.url")),
+            login: .init(user: try reader.optionalText("redis.user"), password: try reader.password("redis")),
+            sentinelLogin: .init(
+                user: try reader.optionalText("redis.sentinel_user"),
+                password: try reader.secret("redis.sentinel_password")),
+            connectTimeout: try reader.duration("redis.connect_timeout"),
             timeout: try reader.duration("redis.timeout"))
         do {
             clickHouse = try ClickHouseSettings(
@@ -120,23 +124,11 @@ public struct Settings: Sendable {
         return values
     }
 
-    /// `redis://host:port/database`, `unix:///path?db=0`. Names of users and passwords have settings of their own.
-    static func redisAddress(_ text: String) throws -> (RedisSettings.Address, Int) {
-        let problem = SettingsError(description: "redis.url is not redis://host:port/database or unix:///path?db=0")
-        guard let url = URLComponents(string: text), url.user == nil, url.password == nil else { throw problem }
-        switch url.scheme {
-        case "redis":
-            let database = url.path.drop { $0 == "/" }
-            guard let host = url.host, !host.isEmpty, let port = Int32(exactly: url.port ?? 6379),
-                let number = database.isEmpty ? 0 : Int(database)
-            else { throw problem }
-            let bare = host.hasPrefix("[") ? String(host.dropFirst().dropLast()) : host
-            return (.tcp(host: bare, port: port), number)
-        case "unix":
-            let database = url.queryItems?.first { $0.name == "db" }?.value ?? "0"
-            guard !url.path.isEmpty, let number = Int(database) else { throw problem }
-            return (.unix(path: url.path), number)
-        default: throw problem
+    static func redisEndpoint(_ text: String) throws -> RedisEndpoint {
+        do throws(RedisEndpoint.Problem) {
+            return try RedisEndpoint(text)
+        } catch {
+            throw SettingsError(description: "redis.url is not valid. \(error.text) \(RedisEndpoint.hint)")
         }
     }
 
@@ -194,18 +186,22 @@ private struct Reader {
 
     /// From `<server>.password`, or from the file named by `<server>.password_file`.
     func password(_ server: String) throws -> String? {
-        let key = ConfigKey("\(server).password")
+        try secret("\(server).password")
+    }
+
+    /// From the setting, or from the file named by the setting with `_file` behind it.
+    func secret(_ name: String) throws -> String? {
+        let key = ConfigKey(name)
         if let password = secrets.string(forKey: key, isSecret: true), !password.isEmpty { return password }
         if config.string(forKey: key, isSecret: true)?.isEmpty == false {
-            throw SettingsError(
-                description: "\(server).password is in a configuration file that others can read: chmod 600")
+            throw SettingsError(description: "\(name) is in a configuration file that others can read: chmod 600")
         }
-        guard let path = try optionalText("\(server).password_file") else { return nil }
+        guard let path = try optionalText("\(name)_file") else { return nil }
         guard Settings.isPrivate(path) else {
-            throw SettingsError(description: "\(server).password_file \(path) is missing or open to others: chmod 600")
+            throw SettingsError(description: "\(name)_file \(path) is missing or open to others: chmod 600")
         }
         guard let text = try? String(contentsOfFile: path, encoding: .utf8) else {
-            throw SettingsError(description: "\(server).password_file \(path) cannot be read")
+            throw SettingsError(description: "\(name)_file \(path) cannot be read")
         }
         return text.trimmingCharacters(in: .newlines)
     }

@@ -14,7 +14,8 @@ struct WatchService: Service {
     func run() async throws {
         try? await cancelWhenGracefulShutdown {
             var sessions = LeaderSessions(
-                "watch", MatchSource(settings: postgres), settings: settings, metrics: metrics, logger: logger)
+                "watch", MatchSource(settings: postgres, as: "watch"), settings: settings, metrics: metrics,
+                logger: logger)
             try await sessions.forever { sessions in
                 // What was seen is old when nobody looks any more.
                 defer { metrics.update { $0.outboxAge = nil } }

@@ -35,19 +35,19 @@ struct WriteBack: Sendable {
         guard bounds[2] > 0 else { return }
         let total: [Int64] = try await store.numbers(query.reactions, 1)
         try await planned(total[0])
-        var plan = SealPlan(users: bounds[0]...bounds[1], sliceRows: Self.sliceRows)
+        var plan = SlicePlan(users: bounds[0]...bounds[1], sliceRows: Self.sliceRows)
         while true {
             try Task.checkCancellation()
             switch plan.action {
             case .count(let users, let width):
-                plan.counted(try await store.counts(query.histogram(users, width: width)))
-            case .seal(let users):
+                plan.counted(try await store.histogram(query.histogram(users, width: width)))
+            case .take(let users):
                 let kinds = try await store.kinds(query, users)
                 var pages = WriteBackPage.pages(of: kinds, mode: type.mode, keysPerPage: Self.keysPerPage)
                 let last = pages.popLast() ?? WriteBackPage()
                 for page in pages { try await write(page, nil) }
                 try await write(last, users.upperBound)
-                plan.sealed()
+                plan.taken()
             case .finish: return
             }
         }
@@ -61,19 +61,6 @@ extension BackfillStore {
                 query.kinds(users, form: session.layout.events), settings: Removal.settings(session.abilities))
             guard let kinds = WriteBackQuery.kinds(answer) else { throw .nonsense }
             return kinds
-        }
-    }
-
-    /// The answer to a histogram: rows per bucket.
-    func counts(_ text: String) throws(SinkError) -> [UInt64: Int64] {
-        try forgettingSession { session throws(SinkError) in
-            let rows = try session.client.rows(text, settings: Removal.settings(session.abilities))
-            let counts = rows.compactMap { row -> (UInt64, Int64)? in
-                guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
-                return (bucket, count)
-            }
-            guard counts.count == rows.count else { throw .nonsense }
-            return Dictionary(counts, uniquingKeysWith: +)
         }
     }
 }

@@ -46,9 +46,9 @@ final class ClickHouseLink {
 
     /// Sends a query; `advance` until nil, then its answer is `body`.
     ///
-    /// - Parameter format: of the answer, one of ClickHouse's.
+    /// - Parameter format: of the answer, one of ClickHouse's; nil if the query says it.
     func ask(
-        _ query: [UInt8], format: StaticString = "RowBinary", at now: Int64, ignoringBreaker: Bool = false
+        _ query: [UInt8], format: StaticString? = "RowBinary", at now: Int64, ignoringBreaker: Bool = false
     ) throws(Failure) {
         guard !isTalking else { throw .brokenContract("A query was sent to ClickHouse within another.") }
         let endpoint = try settings.clickHouse.get()
@@ -64,7 +64,7 @@ final class ClickHouseLink {
         }
         guard let easy, let multi else { throw .brokenContract("libcurl has no handle.") }
         var text = query
-        format.withUTF8Buffer { format in
+        format?.withUTF8Buffer { format in
             text.append(contentsOf: " FORMAT ".utf8)
             text.append(contentsOf: format)
         }

@@ -13,14 +13,16 @@ final class CommandExchange: Exchange {
         case done
     }
 
-    private var commands = CommandBuffer()
+    private let compose: (KeySpace, inout CommandBuffer) -> Void
+    private var commandCount = 0
     private var state = State.idle
     /// The last text that was lent to C.
     private var lent: LentArray<UInt8>?
 
-    init(_ session: Session, _ compose: (inout CommandBuffer) -> Void) {
+    /// - Parameter compose: appends the commands; called when it is known how Redis names its keys.
+    init(_ session: Session, _ compose: @escaping (KeySpace, inout CommandBuffer) -> Void) {
+        self.compose = compose
         super.init(session)
-        compose(&commands)
     }
 
     override func advance(at now: Int64) -> Step {
@@ -28,18 +30,24 @@ final class CommandExchange: Exchange {
             while true {
                 switch state {
                 case .idle:
-                    if commands.commandCount == 0 { return .done }
-                    try startRedis { link throws(Failure) in try link.open(at: now) }
+                    try startRedis { redis throws(Failure) in try redis.open(at: now) }
                     state = .opening
                 case .opening:
                     if let wait = try pollRedis(at: now) { return .wait(wait) }
-                    try startRedis { link throws(Failure) in
-                        try link.send(at: now) { $0.append(commandsOf: commands) }
+                    var commands = CommandBuffer()
+                    compose(session.keys, &commands)
+                    commandCount = commands.commandCount
+                    if commandCount == 0 {
+                        state = .done
+                        continue
+                    }
+                    try startRedis { redis throws(Failure) in
+                        try redis.send(at: now) { $0.append(commandsOf: commands) }
                     }
                     state = .talking
                 case .talking:
                     if let wait = try pollRedis(at: now) { return .wait(wait) }
-                    for index in 0..<commands.commandCount {
+                    for index in 0..<commandCount {
                         if let error = session.redis.replies.error(at: position(of: index)) {
                             throw .redis(error: error)
                         }
@@ -78,16 +86,16 @@ extension CommandExchange {
         _ session: Session, _ type: UnsafePointer<rx_type>?, userID: Int64?, entityID: Int64?
     ) throws(Failure) -> CommandExchange {
         let type = try session.type(type)
-        let keys = session.keys
-        return CommandExchange(session) { commands in
+        return CommandExchange(session) { keys, commands in
             if let userID {
                 commands.begin("UNLINK", arguments: 1)
-                commands.append(keys.key(type.userMapKey, id: userID, shardCount: type.shardCount))
+                commands.append(key: type.userMapKey(of: userID, keys))
             }
             guard let entityID else { return }
             for suffix in KeySpace.entitySuffixes {
                 commands.begin("UNLINK", arguments: 1)
-                commands.append(keys.key(type.entityKey, id: entityID, shardCount: type.shardCount, suffix: suffix))
+                commands.append(
+                    key: keys.key(type.entityKey, id: entityID, shardCount: type.shardCount, suffix: suffix))
             }
         }
     }
@@ -98,13 +106,15 @@ extension CommandExchange {
     static func noteCompared(
         _ session: Session, _ type: UnsafePointer<rx_type>?, _ record: UnsafeRawBufferPointer
     ) throws(Failure) -> CommandExchange {
-        let key = session.keys.comparedReads(of: try session.type(type).name)
-        return CommandExchange(session) { commands in
+        let name = try session.type(type).name
+        let copy = Array(record)
+        return CommandExchange(session) { keys, commands in
+            let key = keys.comparedReads(of: name)
             commands.begin("RPUSH", arguments: 2)
-            commands.append(key)
-            commands.append(record)
+            commands.append(key: key)
+            commands.append(copy)
             commands.begin("LTRIM", arguments: 3)
-            commands.append(key)
+            commands.append(key: key)
             commands.append(-mostCompared)
             commands.append(-1 as Int64)
         }
@@ -114,14 +124,15 @@ extension CommandExchange {
     static func takeCompared(
         _ session: Session, _ type: UnsafePointer<rx_type>?, dropping drop: Int64, taking take: Int64
     ) throws(Failure) -> CommandExchange {
-        let key = session.keys.comparedReads(of: try session.type(type).name)
-        return CommandExchange(session) { commands in
+        let name = try session.type(type).name
+        return CommandExchange(session) { keys, commands in
+            let key = keys.comparedReads(of: name)
             commands.begin("LTRIM", arguments: 3)
-            commands.append(key)
+            commands.append(key: key)
             commands.append(max(drop, 0))
             commands.append(-1 as Int64)
             commands.begin("LRANGE", arguments: 3)
-            commands.append(key)
+            commands.append(key: key)
             commands.append(0 as Int64)
             commands.append(max(take, 1) - 1)
         }

@@ -2,8 +2,8 @@ import CReactionsBoundary
 
 /// A conversation that C drives step by step.
 ///
-/// Owns the memory of its answers. Which link it is talking on is noted while it does, so that ending it in mid-conversation closes
-/// that connection and no other.
+/// Owns the memory of its answers. Whom it is talking to is noted while it does, so that ending it in mid-conversation closes
+/// those connections and no others.
 class Exchange {
     enum Step {
         case wait(Wait)
@@ -15,7 +15,7 @@ class Exchange {
     let session: Session
     private(set) var failure: Failure?
     private var isDone = false
-    private var redisInUse: RedisLink?
+    private var redisInUse: Redis?
     private var clickHouseInUse: ClickHouseLink?
 
     init(_ session: Session) {
@@ -47,22 +47,22 @@ class Exchange {
     }
 
     final func end() {
-        redisInUse?.close()
+        redisInUse?.abandon()
         clickHouseInUse?.cancel()
         redisInUse = nil
         clickHouseInUse = nil
     }
 
-    /// Runs `start` on the link and notes that it is in use, until `pollRedis` has returned nil or failed.
-    final func startRedis(_ start: (RedisLink) throws(Failure) -> Void) throws(Failure) {
+    /// Runs `start` and notes that Redis is in use, until `pollRedis` has returned nil or failed.
+    final func startRedis(_ start: (Redis) throws(Failure) -> Void) throws(Failure) {
         try start(session.redis)
         redisInUse = session.redis
     }
 
     final func pollRedis(at now: Int64) throws(Failure) -> Wait? {
-        guard let link = redisInUse else { throw .brokenContract("Redis was not asked anything.") }
+        guard let redis = redisInUse else { throw .brokenContract("Redis was not asked anything.") }
         do throws(Failure) {
-            let wait = try link.advance(now)
+            let wait = try redis.advance(now)
             if wait == nil { redisInUse = nil }
             return wait
         } catch {

@@ -101,6 +101,78 @@ func rx_page_begin(
     }
 }
 
+// MARK: Reading entities
+
+@c @implementation
+func rx_counts_begin(_ request: UnsafePointer<rx_counts_request>?) -> OpaquePointer? {
+    lend { session throws(Failure) in
+        guard let request = request?.pointee else { throw .brokenContract("There is no request.") }
+        return try CountsExchange(session, request)
+    }
+}
+
+@c @implementation
+func rx_copy_counts(
+    _ exchange: OpaquePointer?, _ numbers: UnsafeMutablePointer<Int64>?, _ tiers: UnsafeMutablePointer<UInt8>?
+) {
+    entry { _ in borrow(exchange, as: CountsExchange.self)?.copy(numbers, tiers) }
+}
+
+@c @implementation
+func rx_reactors_begin(_ request: UnsafePointer<rx_reactors_request>?) -> OpaquePointer? {
+    lend { session throws(Failure) in
+        guard let request = request?.pointee else { throw .brokenContract("There is no request.") }
+        return try ReactorsExchange(session, request)
+    }
+}
+
+@c @implementation
+func rx_reactors_answer(_ exchange: OpaquePointer?, _ result: UnsafeMutablePointer<rx_reactors_result>?) {
+    entry { _ in result?.pointee = borrow(exchange, as: ReactorsExchange.self)?.result ?? rx_reactors_result() }
+}
+
+@c @implementation
+func rx_copy_reactors(_ exchange: OpaquePointer?, _ reactors: UnsafeMutablePointer<rx_reactor>?) {
+    entry { _ in borrow(exchange, as: ReactorsExchange.self)?.copy(reactors) }
+}
+
+@c @implementation
+func rx_wanted_entities(
+    _ exchange: OpaquePointer?, _ ids: UnsafeMutablePointer<UnsafePointer<Int64>?>?, _ count: UnsafeMutablePointer<Int>?
+) {
+    entry { _ in
+        let wanted = borrow(exchange, as: EntityExchange.self)?.lendWanted()
+        ids?.pointee = wanted?.start
+        count?.pointee = wanted?.count ?? 0
+    }
+}
+
+@c @implementation
+func rx_give_counts(_ exchange: OpaquePointer?, _ numbers: UnsafePointer<Int64>?, _ count: Int) {
+    entry { _ in
+        guard let counts = borrow(exchange, as: CountsExchange.self) else { return }
+        counts.learn(UnsafeBufferPointer(start: numbers, count: numbers == nil ? 0 : max(count, 0)))
+        counts.give(.answer)
+    }
+}
+
+@c @implementation
+func rx_give_batch(_ exchange: OpaquePointer?, _ batch: Int64) {
+    entry { _ in borrow(exchange, as: EntityExchange.self)?.give(.clickHouse(BatchNumber(rawValue: batch))) }
+}
+
+@c @implementation
+func rx_entity_status_begin(_ type: UnsafePointer<rx_type>?, _ entityID: Int64) -> OpaquePointer? {
+    lend { session throws(Failure) in try EntityStatusExchange(session, type, entityID: entityID) }
+}
+
+@c @implementation
+func rx_entity_status_answer(_ exchange: OpaquePointer?, _ status: UnsafeMutablePointer<rx_entity_status>?) {
+    entry { _ in
+        status?.pointee = borrow(exchange, as: EntityStatusExchange.self)?.status ?? rx_entity_status()
+    }
+}
+
 // MARK: Applying at commit
 
 @c @implementation
@@ -123,7 +195,7 @@ func rx_apply_step(_ ready: Int32) -> rx_wait {
 
 @c @implementation
 func rx_apply_abandon() {
-    entry { session in session.apply.abandon(session) }
+    entry { session in session.apply.abandon() }
 }
 
 // MARK: Operations

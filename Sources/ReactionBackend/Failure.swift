@@ -1,4 +1,5 @@
 import CReactionsBoundary
+import RedisStore
 
 /// Why an exchange failed. Texts follow PostgreSQL's style guide: the message without a capital and a full stop, detail and hint as
 /// sentences. No password and no address of a server is ever in them, since any user may see them.
@@ -49,6 +50,9 @@ struct Failure: Error, Equatable {
         Failure(code: RX_ERROR_NOT_CONFIGURED, message: message, detail: detail, hint: hint)
     }
 
+    /// Whether the settings are wrong, not a server.
+    var isMistake: Bool { code == RX_ERROR_NOT_CONFIGURED || code == RX_ERROR_INTERNAL }
+
     static func brokenContract(_ detail: String) -> Failure {
         Failure(code: RX_ERROR_INTERNAL, message: "internal error of pg_reactions", detail: detail)
     }
@@ -72,5 +76,42 @@ struct Failure: Error, Equatable {
             }
         }
         if end < buffer.count { buffer[end] = 0 }
+    }
+}
+
+extension Failure {
+    /// An error that Redis answered, judged by its first word.
+    static func redis(error text: some Collection<UInt8>) -> Failure {
+        let detail = says + String(decoding: text.prefix(200), as: UTF8.self)
+        return switch String(decoding: text.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self) {
+        case "NOAUTH", "WRONGPASS", "NOPERM", "DENIED": .redisRefused(detail)
+        case "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "READONLY", "OOM", "MISCONF",
+            "NOREPLICAS":
+            .redisUnreachable(detail)
+        case notAsked: .redisUnreachable(String(decoding: text.dropFirst(notAsked.utf8.count &+ 1), as: UTF8.self))
+        case "WRONGTYPE":
+            .redisNonsense(
+                detail,
+                hint:
+                    "The key was made by another program. Use another reactions.key_prefix, or drop it by reactions.invalidate."
+            )
+        default: .redisNonsense(detail)
+        }
+    }
+
+    private static let says = "The server says: "
+    private static let notAsked = "UNREACHABLE"
+
+    /// What stands for the answer of a server that could not be asked; `redis(error:)` makes the same failure of it.
+    var asRedisError: String {
+        detail.hasPrefix(Self.says) ? String(detail.dropFirst(Self.says.count)) : "\(Self.notAsked) \(detail)"
+    }
+
+    static func redis(problem: ReplyReader.Problem) -> Failure {
+        switch problem {
+        case .outOfMemory: .redisUnreachable("There is not enough memory for the reply.")
+        case .protocolViolation: .redisNonsense("The reply breaks the protocol.")
+        case .tooLong: .redisNonsense("The reply is too long.")
+        }
     }
 }

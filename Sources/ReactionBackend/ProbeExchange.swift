@@ -10,7 +10,7 @@ final class ProbeExchange: Exchange {
         case idle
         /// Can transition to: askingRedis, idleAfterRedis.
         case openingRedis
-        /// Can transition to: idleAfterRedis.
+        /// One master after the other. Can transition to: idleAfterRedis.
         case askingRedis
         /// Can transition to: askingClickHouse, done.
         case idleAfterRedis
@@ -22,6 +22,13 @@ final class ProbeExchange: Exchange {
     private static let tables = ["entityMetricEvents", "reactionsByEntity", "reactionDeltas"]
 
     private var state = State.idle
+    /// Those that are still to be asked.
+    private var masters: ArraySlice<RedisLink> = []
+    private var isGreeting = false
+    private var lost: [Failure] = []
+    private var versions: Set<String> = []
+    /// Nil where it is not told.
+    private var policies: Set<String?> = []
     private var lentRows: [(check: LentText, isOK: Bool, detail: LentText, hint: LentText)] = []
     private var rows = LentArray<rx_probe_row>([])
 
@@ -61,40 +68,93 @@ final class ProbeExchange: Exchange {
     private func advanceRedis(_ now: Int64) throws(Failure) -> Wait? {
         switch state {
         case .idle:
-            try startRedis { link throws(Failure) in try link.open(at: now, ignoringBreaker: true) }
+            try startRedis { redis throws(Failure) in try redis.open(at: now, ignoringBreaker: true) }
             state = .openingRedis
         case .openingRedis:
             if let wait = try pollRedis(at: now) { return wait }
-            var commands = CommandBuffer()
-            commands.begin("INFO", arguments: 1)
-            commands.append("server")
-            commands.begin("CONFIG", arguments: 2)
-            commands.append("GET")
-            commands.append("maxmemory-policy")
-            try startRedis { link throws(Failure) in try link.send(at: now) { $0.append(commandsOf: commands) } }
-            state = .askingRedis
+            masters = session.redis.masters[...]
+            askNextMaster(now)
         default:
-            if let wait = try pollRedis(at: now) { return wait }
-            readRedis(session.redis.replies, at: session.redis.answer)
-            state = .idleAfterRedis
+            do throws(Failure) {
+                if let wait = try pollRedis(at: now) { return wait }
+                guard let master = masters.first else { throw .brokenContract("There is no server to ask.") }
+                if isGreeting { try ask(master, now) } else { try answered(now) }
+            } catch {
+                lose(error, now)
+            }
         }
         return nil
     }
 
-    private func readRedis(_ replies: ReplyArena, at position: Int) {
-        let version = RedisInfo.value(of: "redis_version", in: replies.text(at: position)) ?? []
-        add("redis_reachable", isOK: true, "Redis \(String(decoding: version, as: UTF8.self))")
+    private func askNextMaster(_ now: Int64) {
+        guard let master = masters.first else {
+            addRedis()
+            return state = .idleAfterRedis
+        }
+        state = .askingRedis
+        isGreeting = true
+        do throws(Failure) {
+            try startRedis { redis throws(Failure) in try redis.open(master, at: now, ignoringBreaker: true) }
+        } catch {
+            lose(error, now)
+        }
+    }
 
-        let policyReply = replies.position(after: position)
-        guard replies.error(at: policyReply) == nil, replies[policyReply] == .array(2) else {
+    private func lose(_ failure: Failure, _ now: Int64) {
+        lost.append(failure)
+        masters = masters.dropFirst()
+        askNextMaster(now)
+    }
+
+    private func ask(_ master: RedisLink, _ now: Int64) throws(Failure) {
+        isGreeting = false
+        try startRedis { redis throws(Failure) in
+            try redis.send(to: master, at: now) { commands in
+                commands.begin("INFO", arguments: 1)
+                commands.append("server")
+                commands.begin("CONFIG", arguments: 2)
+                commands.append("GET")
+                commands.append("maxmemory-policy")
+            }
+        }
+    }
+
+    private func answered(_ now: Int64) throws(Failure) {
+        let replies = session.redis.replies
+        let info = session.redis.answer
+        if let error = replies.error(at: info) { throw .redis(error: error) }
+        versions.insert(text(RedisInfo.value(of: "redis_version", in: replies.text(at: info)) ?? []))
+        let policy = replies.position(after: info)
+        let isTold = replies.error(at: policy) == nil && replies[policy] == .array(2)
+        policies.insert(isTold ? text(replies.text(at: policy &+ 2)) : nil)
+        masters = masters.dropFirst()
+        askNextMaster(now)
+    }
+
+    private func text(_ bytes: ArraySlice<UInt8>) -> String { String(decoding: bytes, as: UTF8.self) }
+
+    private func addRedis() {
+        let redis = session.redis
+        var detail = "Redis \(versions.sorted().joined(separator: ", "))"
+        if redis.isCluster { detail += ", a cluster of \(redis.masters.count) masters" }
+        if let failure = lost.last {
+            detail = "\(lost.count) of \(redis.masters.count) masters: \(failure.message): \(failure.detail)"
+        } else if redis.slotsWithoutMaster > 0 {
+            detail += ", without a master for \(redis.slotsWithoutMaster) slots"
+        }
+        let isWhole = lost.isEmpty && redis.slotsWithoutMaster == 0
+        add(
+            "redis_reachable", isOK: isWhole, detail,
+            hint: isWhole ? "" : "What is kept by the others is served; see CLUSTER NODES.")
+        guard !policies.isEmpty else { return }
+        guard !policies.contains(nil) else {
             return add(
                 "redis_maxmemory_policy", isOK: false, "CONFIG GET is refused.",
                 hint: "Allow +config|get to the user, or see that maxmemory-policy is noeviction or volatile-*.")
         }
-        let policy = String(decoding: replies.text(at: policyReply &+ 2), as: UTF8.self)
-        let isOK = policy == "noeviction" || policy.hasPrefix("volatile-")
+        let isOK = policies.allSatisfy { $0 == "noeviction" || $0?.hasPrefix("volatile-") == true }
         add(
-            "redis_maxmemory_policy", isOK: isOK, policy,
+            "redis_maxmemory_policy", isOK: isOK, policies.compactMap(\.self).sorted().joined(separator: ", "),
             hint: isOK
                 ? ""
                 : "Set maxmemory-policy to noeviction or one of volatile-*; keys without a TTL must not be evicted.")

@@ -22,9 +22,13 @@ final class ReadExchange: TruthExchange {
     private var activity: ReadMachine.Action?
 
     private var address = UserMapAddress(
-        key: [], stamp: Stamp(redisRunID: [], systemIdentifier: 0, timeline: 0, epoch: 0))
-    /// The connection on which the map was read; a fill is offered on no other.
+        key: [], stamp: Stamp(redisHistory: [], systemIdentifier: 0, timeline: 0, epoch: 0))
+    /// Who has answered the read of the map, and on which connection; a fill is offered on no other.
+    private var server: RedisLink?
     private var connection: UInt64 = 0
+    /// How often the map was looked for again, because its slot had moved.
+    private var moves = 0
+    private static let mostMoves = 5
     private var map = UserMapReading(unknown: 0)
     private var unknownIDs: [Int64]
     private var nonce: [UInt8] = []
@@ -109,10 +113,10 @@ final class ReadExchange: TruthExchange {
     private func begin(_ action: ReadMachine.Action, _ now: Int64) throws(Failure) {
         switch action {
         case .openRedis:
-            try startRedis { link throws(Failure) in try link.open(at: now) }
+            try startRedis { redis throws(Failure) in try redis.open(at: now) }
         case .readMap:
-            try startRedis { link throws(Failure) in
-                try link.send(at: now) { commands in
+            try startRedis { redis throws(Failure) in
+                try redis.send(at: now) { commands in
                     if readsWholeMap {
                         commands.appendReadWholeMap(of: address.key)
                     } else {
@@ -133,7 +137,7 @@ final class ReadExchange: TruthExchange {
                     maximumAge: type.userMapMaximumAge)
             }
         case .fillComplete, .fillIDs, .fillTooMany:
-            guard session.redis.serial == connection, session.redis.isReady else {
+            guard let server, server.serial == connection, server.isReady else {
                 throw .redisUnreachable("The connection on which the map was read is gone.")
             }
             try call(at: now) { digests, commands in appendFill(action, digests.fill, to: &commands) }
@@ -158,16 +162,17 @@ final class ReadExchange: TruthExchange {
         return machine.question.isWholeMap || ids.count >= Self.mostFields || threshold > 0 && ids.count >= threshold
     }
 
-    /// Calls a script, or has the scripts loaded first: then the action is begun again.
+    /// Calls a script where the map was read, or has the scripts loaded there first: then the action is begun again.
     private func call(
         at now: Int64, _ compose: (ScriptDigests, inout CommandBuffer) -> Void
     ) throws(Failure) {
-        try startRedis { link throws(Failure) in
-            guard let digests = link.digests else {
+        guard let server else { throw .brokenContract("A script was called before the map was read.") }
+        try startRedis { redis throws(Failure) in
+            guard let digests = server.digests, server.isReady else {
                 isLoadingScripts = true
-                return try link.open(at: now, withScripts: true)
+                return try redis.open(server, at: now, withScripts: true)
             }
-            try link.send(usesScripts: true, at: now) { compose(digests, &$0) }
+            try redis.send(to: server, usesScripts: true, at: now) { compose(digests, &$0) }
         }
     }
 
@@ -202,13 +207,20 @@ final class ReadExchange: TruthExchange {
         let redis = session.redis
         switch activity {
         case .openRedis:
-            connection = redis.serial
-            address = type.userMap(of: userID, session.keys, redisRunID: redis.runID)
+            address.key = type.userMapKey(of: userID, session.keys)
             return machine.redisOpened()
         case .readMap:
+            if let server = redis.server(of: 0) {
+                self.server = server
+                connection = server.serial
+                address.stamp = type.stamp(redisHistory: server.identity?.history ?? [])
+            }
             return machine.mapRead(try readMap(redis.replies, at: redis.answer))
         case .askMiss:
-            if let error = redis.replies.error(at: redis.answer) { throw .redis(error: error) }
+            if let error = redis.replies.error(at: redis.answer) {
+                guard isRedirection(error) else { throw .redis(error: error) }
+                return machine.mapMoved()
+            }
             guard let miss = UserMapMissAnswer(redis.replies, at: redis.answer) else {
                 throw .redisNonsense("The script user_map_miss answered something else.")
             }
@@ -230,6 +242,13 @@ final class ReadExchange: TruthExchange {
             }
             return machine.filled()
         }
+    }
+
+    /// Whether the map is to be looked for elsewhere.
+    private func isRedirection(_ error: ArraySlice<UInt8>) -> Bool {
+        guard moves < Self.mostMoves, let server, Redirection(error, from: server.place) != nil else { return false }
+        moves += 1
+        return true
     }
 
     private func readMap(_ replies: ReplyArena, at position: Int) throws(Failure) -> ReadMachine.Finding {

@@ -71,7 +71,7 @@ struct ReadMachine {
         case opening
         /// Can transition to: missing, touching, awaitingTruth, finished.
         case reading
-        /// Can transition to: pausing, awaitingTruth, finished.
+        /// Can transition to: opening, pausing, awaitingTruth, finished.
         case missing
         /// Can transition to: opening.
         case pausing
@@ -125,6 +125,11 @@ struct ReadMachine {
         if size == .partial, question.isWholeMap { return finish(.tooMany) }
         self.isGranted = true
         return want(size == .new ? .wholeUser : smallestScope)
+    }
+
+    /// Another server has the map by now.
+    mutating func mapMoved() -> Action {
+        enter(.opening, .openRedis)
     }
 
     /// The connection may be gone by now.

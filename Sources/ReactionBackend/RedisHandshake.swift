@@ -1,21 +1,38 @@
 import RedisStore
 
+/// Who a link says it is.
+struct RedisLogin: Equatable {
+    var user = ""
+    /// Empty: the server is not told who we are.
+    var password = ""
+    var database: Int64 = 0
+
+    var authenticates: Bool { !password.isEmpty }
+}
+
 /// What is said first on a new connection, in one round trip: who we are, which database, who the server is.
 enum RedisHandshake {
-    static func commands(_ settings: Settings) -> CommandBuffer {
+    static func commands(_ login: RedisLogin) -> CommandBuffer {
         var commands = CommandBuffer()
-        if authenticates(settings) {
-            commands.begin("AUTH", arguments: settings.redisUser.isEmpty ? 1 : 2)
-            if !settings.redisUser.isEmpty { commands.append(settings.redisUser.utf8) }
-            commands.append(settings.redisPassword.utf8)
+        if login.authenticates {
+            commands.begin("AUTH", arguments: login.user.isEmpty ? 1 : 2)
+            if !login.user.isEmpty { commands.append(login.user.utf8) }
+            commands.append(login.password.utf8)
         }
-        if database(settings) != 0 {
+        if login.database != 0 {
             commands.begin("SELECT", arguments: 1)
-            commands.append(database(settings))
+            commands.append(login.database)
         }
-        commands.begin("INFO", arguments: 1)
+        commands.begin("INFO", arguments: 2)
         commands.append("server")
+        commands.append("replication")
         return commands
+    }
+
+    /// Asks whether the server is still what it was.
+    static func appendCheck(to commands: inout CommandBuffer) {
+        commands.begin("INFO", arguments: 1)
+        commands.append("replication")
     }
 
     static func loadingCommands() -> CommandBuffer {
@@ -28,27 +45,33 @@ enum RedisHandshake {
         return commands
     }
 
-    /// The server's run id, which changes with a restart.
-    static func runID(in replies: ReplyArena, _ settings: Settings) throws(Failure) -> [UInt8] {
+    /// What the server answers to `commands`.
+    static func identity(in replies: ReplyArena, _ login: RedisLogin) throws(Failure) -> RedisIdentity {
         var position = 0
         func next() throws(Failure) -> ArraySlice<UInt8> {
-            if let error = replies.error(at: position) {
-                // The refusals of AUTH before Redis 6, and those of a server without a password, have no word of their own.
-                let isAuthentication = position == 0 && authenticates(settings) && error.starts(with: "ERR ".utf8)
-                if isAuthentication {
-                    throw .redisRefused("The server says: \(String(decoding: error, as: UTF8.self))")
-                }
-                throw .redis(error: error)
-            }
+            if let error = replies.error(at: position) { throw refusal(error, isFirst: position == 0, login) }
             defer { position = replies.position(after: position) }
             return replies.text(at: position)
         }
-        if authenticates(settings) { _ = try next() }
-        if database(settings) != 0 { _ = try next() }
-        guard let runID = RedisInfo.value(of: "run_id", in: try next()), !runID.isEmpty else {
+        if login.authenticates { _ = try next() }
+        if login.database != 0 { _ = try next() }
+        guard let identity = RedisIdentity(info: try next()) else {
             throw .redisNonsense("The server does not tell its run_id.")
         }
-        return Array(runID)
+        return identity
+    }
+
+    private static func refusal(_ error: ArraySlice<UInt8>, isFirst: Bool, _ login: RedisLogin) -> Failure {
+        // The refusals of AUTH before Redis 6, and those of a server without a password, have no word of their own.
+        if isFirst, login.authenticates, error.starts(with: "ERR ".utf8) {
+            return .redisRefused("The server says: \(String(decoding: error, as: UTF8.self))")
+        }
+        if error.starts(with: "ERR SELECT is not allowed in cluster mode".utf8) {
+            return .notConfigured(
+                "reactions.redis_url is not valid", detail: "A Redis Cluster has one database, number 0.",
+                hint: "Leave the number of the database out.")
+        }
+        return .redis(error: error)
     }
 
     /// What the server answers to `loadingCommands`.
@@ -65,28 +88,5 @@ enum RedisHandshake {
         digests.apply = try next()
         digests.touch = try next()
         return digests
-    }
-
-    private static func authenticates(_ settings: Settings) -> Bool { !settings.redisPassword.isEmpty }
-
-    private static func database(_ settings: Settings) -> Int64 {
-        if case .success(let endpoint) = settings.redis { endpoint.database } else { 0 }
-    }
-}
-
-/// The text that INFO answers: lines of `name:value`.
-enum RedisInfo {
-    static func value(of name: StaticString, in text: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
-        name.withUTF8Buffer { name in
-            var rest = text
-            while !rest.isEmpty {
-                let line = rest.prefix { $0 != UInt8(ascii: "\n") }
-                rest = rest[line.endIndex...].dropFirst()
-                let value = line.dropFirst(name.count)
-                guard line.starts(with: name), value.first == UInt8(ascii: ":") else { continue }
-                return value.dropFirst().prefix { $0 != UInt8(ascii: "\r") }
-            }
-            return nil
-        }
     }
 }

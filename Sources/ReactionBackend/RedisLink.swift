@@ -1,7 +1,7 @@
 import CReactionsBoundary
 import RedisStore
 
-/// The backend's one connection to Redis.
+/// The backend's connection to one server: a Redis, a master of a cluster, or a sentinel.
 ///
 /// A conversation is `open`, then any number of times `send`, each followed by `advance` until it returns nil. Nothing here waits:
 /// `advance` moves what bytes it can and says what it waits for. Between `send` and the last reply the connection is in an unknown
@@ -9,7 +9,11 @@ import RedisStore
 /// looked at before it is used again; if the peer has closed it, it is replaced before anything is sent, and never afterwards, since
 /// a command may have been carried out.
 ///
-/// Every failure closes the connection and counts against the breaker. Errors that Redis itself answers do neither.
+/// Every failure closes the connection and counts against the server's breaker. Errors that Redis itself answers do neither, except
+/// that it is no master any more.
+///
+/// A server may be demoted while nobody talks to it, and lose data before it is a master again. So with the first commands after a
+/// second it is asked again who it is, in the same round trip; `identity` is always the one of the last answer.
 final class RedisLink {
     enum State {
         /// Can transition to: connecting.
@@ -26,6 +30,8 @@ final class RedisLink {
         case talking
     }
 
+    let place: RedisPlace
+    private let login: RedisLogin
     private let settings: Settings
     private let tally: Tally
     private var breaker = Breaker()
@@ -34,9 +40,14 @@ final class RedisLink {
     private var untried: ArraySlice<ResolvedAddress> = []
 
     private(set) var state = State.closed
-    /// Rises with every connection: what was read on one says nothing about the next.
-    private(set) var serial: UInt64
-    private(set) var runID: [UInt8] = []
+    /// The connection's number, of all of the backend's: what was read on one says nothing about the next.
+    private(set) var serial: UInt64 = 0
+    /// Who the server said it is on this connection; nil before it did.
+    private(set) var identity: RedisIdentity?
+    /// When it said so last.
+    private var identifiedAt: Int64 = 0
+    /// Milliseconds.
+    private static let identityInterval: Int64 = 1_000
     /// Nil until scripts are wanted on the connection.
     private(set) var digests: ScriptDigests?
     private var wantsScripts = false
@@ -52,14 +63,17 @@ final class RedisLink {
     private var commands = CommandBuffer()
     private var usesScripts = false
     private var mayRetry = false
+    /// What is sent before the commands.
+    private var checksIdentity = false
+    private var isAsking = false
     /// Where in `replies` the answer to what was sent begins.
     private(set) var answer = 0
 
-    /// - Parameter serial: of the last connection of the link before this one.
-    init(settings: Settings, tally: Tally, after serial: UInt64 = 0) {
+    init(to place: RedisPlace, login: RedisLogin, settings: Settings, tally: Tally) {
+        self.place = place
+        self.login = login
         self.settings = settings
         self.tally = tally
-        self.serial = serial
     }
 
     deinit {
@@ -67,6 +81,14 @@ final class RedisLink {
     }
 
     var replies: ReplyArena { reader.replies }
+
+    var isIdle: Bool {
+        if case .idle = state { true } else { false }
+    }
+
+    var isClosed: Bool {
+        if case .closed = state { true } else { false }
+    }
 
     /// Whether there is an idle connection that can be used without connecting.
     var isReady: Bool {
@@ -76,24 +98,27 @@ final class RedisLink {
         return false
     }
 
-    /// Makes sure of a connection; `advance` until nil, then it is idle.
+    /// Uses the connection that there is; `advance` until nil, then it is idle. Returns whether there is one.
     ///
     /// - Parameter withScripts: whether the scripts are loaded as well, whose digests are known then. A session that finds what it
     ///   reads in Redis never needs them.
-    func open(at now: Int64, withScripts: Bool = false, ignoringBreaker: Bool = false) throws(Failure) {
+    func reuse(at now: Int64, withScripts: Bool) -> Bool {
         wantsScripts = withScripts
-        if isReady {
-            if withScripts, digests == nil { startLoading(now) }
-            return
-        }
+        guard isReady else { return false }
+        if withScripts, digests == nil { startLoading(now) }
+        return true
+    }
+
+    /// Makes sure of a connection; `advance` until nil, then it is idle.
+    func open(at now: Int64, withScripts: Bool = false, ignoringBreaker: Bool = false) throws(Failure) {
+        if reuse(at: now, withScripts: withScripts) { return }
         guard case .closed = state else { throw .brokenContract("A conversation with Redis was begun within another.") }
-        let endpoint = try settings.redis.get()
         guard breaker.allowsAttempt(at: now) || ignoringBreaker else {
             var failure = lastFailure ?? .redisUnreachable("")
             failure.hint = "Redis has failed repeatedly and is left alone for a moment."
             throw failure
         }
-        if addresses.isEmpty { addresses = Self.resolve(endpoint.place) }
+        if addresses.isEmpty { addresses = Self.resolve(place) }
         guard !addresses.isEmpty else { throw recorded(.redisUnreachable("The host name cannot be resolved."), now) }
         untried = addresses[...]
         deadline = Deadline(after: settings.redisConnectTimeout, from: now)
@@ -104,9 +129,11 @@ final class RedisLink {
     ///
     /// - Parameters:
     ///   - mayRetry: whether scripts that Redis has forgotten are loaded and the commands sent again.
+    ///   - isAsking: whether each command is for a slot that is on its way to the server.
     ///   - compose: appends the commands to the link's buffer.
     func send(
-        usesScripts: Bool = false, mayRetry: Bool = true, at now: Int64, _ compose: (inout CommandBuffer) -> Void
+        usesScripts: Bool = false, mayRetry: Bool = true, isAsking: Bool = false, at now: Int64,
+        _ compose: (inout CommandBuffer) -> Void
     ) throws(Failure) {
         guard case .idle = state else {
             throw .brokenContract("A command was sent to Redis outside of a conversation.")
@@ -115,6 +142,9 @@ final class RedisLink {
         compose(&commands)
         self.usesScripts = usesScripts
         self.mayRetry = usesScripts && mayRetry && hasScripts
+        self.isAsking = isAsking
+        checksIdentity = now &- identifiedAt >= Self.identityInterval
+        if checksIdentity { identifiedAt = now }
         deadline = Deadline(after: settings.redisTimeout, from: now)
         startTalking()
     }
@@ -143,7 +173,9 @@ final class RedisLink {
                 if let wait = try finishConnecting(now) { return wait }
             case .handshaking:
                 if let wait = try transfer(now) { return wait }
-                runID = try RedisHandshake.runID(in: replies, settings)
+                identity = try RedisHandshake.identity(in: replies, login)
+                identifiedAt = now
+                try checkRole()
                 digests = nil
                 if wantsScripts { startLoading(now) } else { state = .idle }
             case .loading:
@@ -160,7 +192,7 @@ final class RedisLink {
 
     // MARK: Connecting
 
-    private static func resolve(_ place: RedisEndpoint.Place) -> [ResolvedAddress] {
+    private static func resolve(_ place: RedisPlace) -> [ResolvedAddress] {
         switch place {
         case .tcp(let host, let port): ResolvedAddress.resolve(host: host, port: port)
         case .unixSocket(let path): ResolvedAddress.unixSocket(path: path).map { [$0] } ?? []
@@ -192,9 +224,9 @@ final class RedisLink {
             try connectToNext(now)
             return nil
         }
-        serial &+= 1
+        serial = tally.nextConnection()
         tally.counters.redis_connects &+= 1
-        startConversation(RedisHandshake.commands(settings), as: .handshaking)
+        startConversation(RedisHandshake.commands(login), as: .handshaking)
         return nil
     }
 
@@ -206,10 +238,16 @@ final class RedisLink {
     // MARK: Talking
 
     private func startTalking() {
-        guard usesScripts, !hasScripts else { return startConversation(commands, as: .talking) }
-        var both = RedisHandshake.loadingCommands()
-        both.append(commandsOf: commands)
-        startConversation(both, as: .talking)
+        let loadsScripts = usesScripts && !hasScripts
+        guard checksIdentity || loadsScripts || isAsking else { return startConversation(commands, as: .talking) }
+        var all = CommandBuffer()
+        if checksIdentity { RedisHandshake.appendCheck(to: &all) }
+        if loadsScripts { all.append(commandsOf: RedisHandshake.loadingCommands()) }
+        for command in 0..<commands.commandCount {
+            if isAsking { all.begin("ASKING", arguments: 0) }
+            all.append(command, of: commands)
+        }
+        startConversation(all, as: .talking)
     }
 
     private func startConversation(_ commands: CommandBuffer, as state: State) {
@@ -224,21 +262,49 @@ final class RedisLink {
         breaker.succeeded()
         state = .idle
         answer = 0
-        for _ in 0..<expectedReplies - commands.commandCount {
-            if let error = replies.error(at: answer) { throw .redis(error: error) }
-            answer = replies.position(after: answer)
-        }
+        var before = expectedReplies &- commands.commandCount
+        if isAsking { before &-= commands.commandCount &- 1 }
+        if checksIdentity { try takeIdentity() }
+        for _ in (checksIdentity ? 1 : 0)..<before { try skipReply() }
         guard usesScripts else { return }
         hasScripts = true
         var position = answer
         for _ in 0..<commands.commandCount {
-            if replies.error(at: position)?.starts(with: "NOSCRIPT".utf8) == true { hasScripts = false }
-            position = replies.position(after: position)
+            if let error = replies.error(at: position) {
+                if error.starts(with: "NOSCRIPT".utf8) { hasScripts = false }
+                if error.starts(with: "READONLY".utf8) { throw .redis(error: error) }
+            }
+            position = self.position(after: position)
         }
         if !hasScripts, mayRetry {
             mayRetry = false
+            checksIdentity = false
             startTalking()
         }
+    }
+
+    /// The reply to the command after the one whose reply is at `position`.
+    func position(after position: Int) -> Int {
+        let next = replies.position(after: position)
+        return isAsking ? replies.position(after: next) : next
+    }
+
+    private func takeIdentity() throws(Failure) {
+        let info = answer
+        try skipReply()
+        identity?.update(info: replies.text(at: info))
+        try checkRole()
+    }
+
+    /// A replica of a cluster says itself where its master is.
+    private func checkRole() throws(Failure) {
+        guard let identity, !identity.isMaster, !identity.isCluster, !identity.isSentinel else { return }
+        throw .redisUnreachable("The server is a replica.", hint: "Give the address of the master, or of sentinels.")
+    }
+
+    private func skipReply() throws(Failure) {
+        if let error = replies.error(at: answer) { throw .redis(error: error) }
+        answer = replies.position(after: answer)
     }
 
     private func transfer(_ now: Int64) throws(Failure) -> Wait? {
@@ -314,32 +380,5 @@ final class RedisLink {
         tally.counters.redis_failures &+= 1
         if breaker.failed(at: now) { tally.counters.breaker_opened &+= 1 }
         return failure
-    }
-}
-
-extension Failure {
-    /// An error that Redis answered, judged by its first word.
-    static func redis(error text: some Collection<UInt8>) -> Failure {
-        let detail = "The server says: \(String(decoding: text.prefix(200), as: UTF8.self))"
-        return switch String(decoding: text.prefix { $0 != UInt8(ascii: " ") }, as: UTF8.self) {
-        case "NOAUTH", "WRONGPASS", "NOPERM", "DENIED": .redisRefused(detail)
-        case "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM", "MISCONF", "NOREPLICAS":
-            .redisUnreachable(detail)
-        case "WRONGTYPE":
-            .redisNonsense(
-                detail,
-                hint:
-                    "The key was made by another program. Use another reactions.key_prefix, or drop it by reactions.invalidate."
-            )
-        default: .redisNonsense(detail)
-        }
-    }
-
-    static func redis(problem: ReplyReader.Problem) -> Failure {
-        switch problem {
-        case .outOfMemory: .redisUnreachable("There is not enough memory for the reply.")
-        case .protocolViolation: .redisNonsense("The reply breaks the protocol.")
-        case .tooLong: .redisNonsense("The reply is too long.")
-        }
     }
 }

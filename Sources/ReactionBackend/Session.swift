@@ -6,15 +6,16 @@ import RedisStore
 final class Session {
     private(set) var settings = Settings()
     let tally = Tally()
-    private(set) var redis: RedisLink
+    private(set) var redis: Redis
     private(set) var clickHouse: ClickHouseLink
-    private(set) var keys = KeySpace(prefix: [])
     let apply = ApplyAtCommit()
+    /// Until when nobody waits for the agent to install what was missed, since it was waited for in vain.
+    var installsAbsent = Deadline(after: 0, from: 0)
     private var types: [TypeDescription] = []
     private var constantTexts: [KeyTemplate.Problem: LentText] = [:]
 
     init() {
-        redis = RedisLink(settings: settings, tally: tally)
+        redis = Redis(settings: settings, tally: tally)
         clickHouse = ClickHouseLink(settings: settings, tally: tally)
     }
 
@@ -23,10 +24,12 @@ final class Session {
         guard settings != self.settings else { return }
         self.settings = settings
         disconnect()
-        redis = RedisLink(settings: settings, tally: tally, after: redis.serial)
+        redis = Redis(settings: settings, tally: tally)
         clickHouse = ClickHouseLink(settings: settings, tally: tally)
-        keys = KeySpace(prefix: settings.keyPrefix)
     }
+
+    /// Keys of entities are other ones in a cluster: they are made when a conversation with Redis is open.
+    var keys: KeySpace { KeySpace(prefix: settings.keyPrefix, isCluster: redis.isCluster) }
 
     /// The copy of the type, made when it is first used or has changed.
     func type(_ type: UnsafePointer<rx_type>?) throws(Failure) -> TypeDescription {
@@ -47,7 +50,7 @@ final class Session {
     }
 
     func disconnect() {
-        apply.abandon(self)
+        apply.abandon()
         redis.close()
         clickHouse.close()
     }

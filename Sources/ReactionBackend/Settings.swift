@@ -1,10 +1,13 @@
 import CReactionsBoundary
+import RedisStore
 
 /// A copy of what C knows about the servers. Times in milliseconds.
 struct Settings: Equatable {
     var redis: Result<RedisEndpoint, Failure>
     var redisUser = ""
     var redisPassword = ""
+    var sentinelUser = ""
+    var sentinelPassword = ""
     var redisConnectTimeout: Int64 = 0
     var redisTimeout: Int64 = 0
     var keyPrefix: [UInt8] = []
@@ -18,14 +21,16 @@ struct Settings: Equatable {
 
     /// Nothing is configured.
     init() {
-        redis = Self.parse("", RedisEndpoint.init)
+        redis = Self.parse("", RedisEndpoint.init(setting:))
         clickHouse = Self.parse("", ClickHouseEndpoint.init)
     }
 
     init(_ settings: rx_settings) {
-        redis = Self.parse(Self.text(settings.redis_url), RedisEndpoint.init)
+        redis = Self.parse(Self.text(settings.redis_url), RedisEndpoint.init(setting:))
         redisUser = Self.text(settings.redis_user)
         redisPassword = Self.text(settings.redis_password)
+        sentinelUser = Self.text(settings.redis_sentinel_user)
+        sentinelPassword = Self.text(settings.redis_sentinel_password)
         redisConnectTimeout = Int64(settings.redis_connect_timeout_ms)
         redisTimeout = Int64(settings.redis_timeout_ms)
         keyPrefix = Array(Self.text(settings.key_prefix).utf8)

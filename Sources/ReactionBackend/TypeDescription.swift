@@ -18,8 +18,15 @@ final class TypeDescription {
     private let systemIdentifier: UInt64
     private let timeline: UInt32
     private let epoch: Int64
-    /// The last stamp that was asked for, and the run id in it.
-    private var stamp: (redisRunID: [UInt8], stamp: Stamp)?
+    /// What follows the key in a command that reads counts: the fields of all kinds, and that of the users.
+    let kindArguments: [UInt8]
+    let userArguments: [UInt8]
+    /// As ClickHouse's queries name it.
+    let entityType: EntityType
+    /// The stamps that were asked for, by the history in them.
+    private var stamps: [[UInt8]: Stamp] = [:]
+    /// More servers than a cluster has; histories that are past are forgotten with the rest.
+    private static let mostStamps = 1_000
 
     init(_ type: rx_type) throws(Failure) {
         guard let name = type.name, let userMapKey = type.user_map_template, let entityKey = type.entity_template
@@ -37,6 +44,11 @@ final class TypeDescription {
         }
         self.kinds = kinds
         flags = kinds.reduce(0) { $0 | $1.flag }
+        kindArguments = CommandBuffer.countsArguments(kinds.map(\.name))
+        userArguments = CommandBuffer.countsArguments(["\(EntityField.users)"])
+        entityType = EntityType(
+            typeID: 0, name: self.name, mode: .multi, phase: .native, kinds: kinds, userMapKey: self.userMapKey,
+            entityKey: self.entityKey, shardCount: type.shard_count, epoch: type.epoch)
         shardCount = type.shard_count
         userMapLimit = type.user_map_limit
         userMapTTL = type.user_map_ttl_s
@@ -52,15 +64,17 @@ final class TypeDescription {
         serial == type.serial && timeline == type.timeline && systemIdentifier == type.system_identifier
     }
 
-    func userMap(of userID: Int64, _ keys: KeySpace, redisRunID: [UInt8]) -> UserMapAddress {
-        UserMapAddress(
-            key: keys.key(userMapKey, id: userID, shardCount: shardCount), stamp: stamp(redisRunID: redisRunID))
+    func userMapKey(of userID: Int64, _ keys: KeySpace) -> [UInt8] {
+        keys.key(userMapKey, id: userID, shardCount: shardCount)
     }
 
-    private func stamp(redisRunID: [UInt8]) -> Stamp {
-        if let stamp, stamp.redisRunID == redisRunID { return stamp.stamp }
-        let made = Stamp(redisRunID: redisRunID, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
-        stamp = (redisRunID, made)
+    /// Of what is kept by the server of this history.
+    func stamp(redisHistory: [UInt8]) -> Stamp {
+        if let stamp = stamps[redisHistory] { return stamp }
+        if stamps.count >= Self.mostStamps { stamps = [:] }
+        let made = Stamp(
+            redisHistory: redisHistory, systemIdentifier: systemIdentifier, timeline: timeline, epoch: epoch)
+        stamps[redisHistory] = made
         return made
     }
 }

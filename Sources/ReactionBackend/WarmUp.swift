@@ -48,9 +48,9 @@ enum WarmUp {
 
     /// What would be sent, and an answer such as Redis gives.
     private static func talk(_ session: Session) {
-        var commands = RedisHandshake.commands(session.settings)
+        var commands = RedisHandshake.commands(RedisLogin(password: "warm"))
         commands.append(commandsOf: RedisHandshake.loadingCommands())
-        let stamp = Stamp(redisRunID: [], systemIdentifier: 0, timeline: 0, epoch: 0)
+        let stamp = Stamp(redisHistory: [], systemIdentifier: 0, timeline: 0, epoch: 0)
         commands.appendReadFields([1], of: [])
         let marker = stamp.digits + ":0000000000000000:0:c:0:0:0".utf8
         var answer = CommandBuffer()
@@ -58,7 +58,7 @@ enum WarmUp {
         answer.append(marker)
         let reader = ReplyReader()
         answer.bytes.withUnsafeBytes { bytes in _ = try? reader.feed(bytes) }
-        _ = RedisInfo.value(of: "run_id", in: Array("redis_version:0\r\nrun_id:0\r\n".utf8)[...])
+        _ = RedisIdentity(info: Array("run_id:0\r\nrole:master\r\nmaster_replid:0\r\n".utf8)[...])
         _ = try? UserMapReading(wholeMapOf: reader.replies, at: 0, stamp: stamp)
         _ = try? UserMapReading(fields: 1, of: reader.replies, at: 0, stamp: stamp)
     }

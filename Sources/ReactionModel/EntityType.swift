@@ -33,10 +33,12 @@ public struct EntityType: Hashable, Sendable {
     public var epoch: Int64
     /// The backfills of its table, by version.
     public var eras: [BackfillEra]
+    /// Whether every row that its table had is in ClickHouse, with sums of deltas that agree; true without a table.
+    public var isBackfilled: Bool
 
     public init(
         typeID: Int16, name: String, mode: Mode, phase: Phase, kinds: [Kind], userMapKey: KeyTemplate,
-        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64, eras: [BackfillEra] = []
+        entityKey: KeyTemplate, shardCount: Int32, epoch: Int64, eras: [BackfillEra] = [], isBackfilled: Bool = true
     ) {
         self.typeID = typeID
         self.name = name
@@ -48,7 +50,11 @@ public struct EntityType: Hashable, Sendable {
         self.shardCount = shardCount
         self.epoch = epoch
         self.eras = eras
+        self.isBackfilled = isBackfilled
     }
+
+    /// Whether ClickHouse can tell the counts of its entities, and goes on to hear of every change.
+    public var isCounted: Bool { isBackfilled && phase != .detached }
 
     /// The newest backfill that began before the event; nil if there was none.
     public func era(of version: Version) -> BackfillEra? {

@@ -68,6 +68,22 @@ public struct KeyTemplate: Hashable, Sendable {
         }
     }
 
+    /// The same with the shard as a hash tag: `{7}` for 7, and `{7}:` in front if the template does not have the shard.
+    public func append(taggedID id: Int64, shardCount: Int32, to out: inout [UInt8]) {
+        let shard = Self.shard(of: id, count: shardCount)
+        if !pieces.contains(.shard) {
+            out.append(shard: shard, isTag: true)
+            out.append(UInt8(ascii: ":"))
+        }
+        for piece in pieces {
+            switch piece {
+            case .literal(let bytes): out.append(contentsOf: bytes)
+            case .id: out.appendDecimal(id)
+            case .shard: out.append(shard: shard, isTag: true)
+            }
+        }
+    }
+
     /// `id` modulo `count`, in `0 ..< count`; 0 for a count below 1.
     public static func shard(of id: Int64, count: Int32) -> Int32 {
         guard count > 0 else { return 0 }
@@ -115,6 +131,13 @@ public func writeDecimal(_ value: Int64, endingAt end: Int, of bytes: UnsafeMuta
 }
 
 extension [UInt8] {
+    /// Appends the number of a shard, in braces if a cluster is to go by it.
+    public mutating func append(shard: Int32, isTag: Bool) {
+        if isTag { append(UInt8(ascii: "{")) }
+        appendDecimal(Int64(shard))
+        if isTag { append(UInt8(ascii: "}")) }
+    }
+
     /// Appends the decimal digits of `value`.
     public mutating func appendDecimal(_ value: Int64) {
         withUnsafeTemporaryAllocation(byteCount: 20, alignment: 1) { scratch in

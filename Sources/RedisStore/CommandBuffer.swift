@@ -3,22 +3,32 @@ import ReactionModel
 /// Commands in Redis's wire protocol, one after the other in one buffer.
 ///
 /// Each command is begun with the number of its arguments, so that nothing is written twice and nothing is allocated per argument.
-public struct CommandBuffer {
+/// Where a command begins, and by which key a cluster routes it, is noted with it.
+public struct CommandBuffer: Sendable {
     public private(set) var bytes: [UInt8] = []
-    /// How many replies the commands will get.
-    public private(set) var commandCount = 0
+    private var places: [Place] = []
+
+    private struct Place: Sendable {
+        /// Where the command begins in `bytes`.
+        var start: Int
+        /// Its first key; empty until one is appended.
+        var key = 0..<0
+    }
 
     public init() {}
+
+    /// How many replies the commands will get.
+    public var commandCount: Int { places.count }
 
     /// Drops the commands and keeps the memory.
     public mutating func removeAll() {
         bytes.removeAll(keepingCapacity: true)
-        commandCount = 0
+        places.removeAll(keepingCapacity: true)
     }
 
     /// Begins a command of `name` and `arguments` more arguments, which the caller appends.
     public mutating func begin(_ name: StaticString, arguments: Int) {
-        commandCount += 1
+        places.append(Place(start: bytes.count))
         bytes.append(UInt8(ascii: "*"))
         bytes.appendDecimal(Int64(arguments &+ 1))
         endLine()
@@ -38,9 +48,12 @@ public struct CommandBuffer {
         append(Int64(keys))
     }
 
-    /// Appends a key.
+    /// Appends a key. A cluster routes the command by the first one; all of a command are of one slot.
     public mutating func append(key: [UInt8]) {
         append(key)
+        guard let last = places.indices.last, places[last].key.isEmpty else { return }
+        let end = bytes.count &- 2
+        places[last].key = end &- key.count..<end
     }
 
     public mutating func append(_ argument: some Collection<UInt8>) {
@@ -53,6 +66,11 @@ public struct CommandBuffer {
 
     public mutating func append(_ argument: StaticString) {
         argument.withUTF8Buffer { append($0) }
+    }
+
+    /// Appends arguments that another buffer has formatted.
+    public mutating func append(formatted arguments: [UInt8]) {
+        bytes.append(contentsOf: arguments)
     }
 
     /// Makes room for what is known to come.
@@ -79,8 +97,35 @@ public struct CommandBuffer {
 
     /// Appends the commands of another buffer.
     public mutating func append(commandsOf other: CommandBuffer) {
+        for command in other.places.indices { note(command, of: other, shift: bytes.count) }
         bytes.append(contentsOf: other.bytes)
-        commandCount += other.commandCount
+    }
+
+    // MARK: Routing
+
+    /// The slot of a command's first key; nil without a key, which any server may answer.
+    public func slot(of command: Int) -> Int? {
+        guard places.indices.contains(command), !places[command].key.isEmpty else { return nil }
+        return ClusterSlots.slot(of: bytes[places[command].key])
+    }
+
+    /// Appends one command of another buffer.
+    public mutating func append(_ command: Int, of other: CommandBuffer) {
+        guard other.places.indices.contains(command) else { return }
+        let range = other.range(of: command)
+        note(command, of: other, shift: bytes.count &- range.lowerBound)
+        bytes.append(contentsOf: other.bytes[range])
+    }
+
+    private mutating func note(_ command: Int, of other: CommandBuffer, shift: Int) {
+        let place = other.places[command]
+        let key = place.key.isEmpty ? place.key : place.key.lowerBound &+ shift..<place.key.upperBound &+ shift
+        places.append(Place(start: place.start &+ shift, key: key))
+    }
+
+    private func range(of command: Int) -> Range<Int> {
+        let next = command &+ 1
+        return places[command].start..<(next < places.count ? places[next].start : bytes.count)
     }
 
     private mutating func endLine() {

@@ -1,8 +1,12 @@
 public import ReactionModel
 
 /// Makes every key: the database's prefix, then the template of the type.
-public struct KeySpace {
+///
+/// In a cluster all keys of a shard's entities have one hash tag, the shard's number in braces, and with it one slot: a script may
+/// change them together. Templates have no braces, so this tag is the only one. User maps are alone in their commands and go anywhere.
+public struct KeySpace: Equatable {
     private let prefix: [UInt8]
+    private let isCluster: Bool
 
     /// What follows the entity's key in the names of its keys; all of them live and die together.
     public static let entitySuffixes: [StaticString] = [
@@ -17,8 +21,9 @@ public struct KeySpace {
     /// The newest who have reacted to a viral entity (`ReactionList`).
     public static let sampleSuffix: StaticString = ":sample"
 
-    public init(prefix: [UInt8]) {
+    public init(prefix: [UInt8], isCluster: Bool = false) {
         self.prefix = prefix
+        self.isCluster = isCluster
     }
 
     /// The list of compared reads of a type.
@@ -30,7 +35,7 @@ public struct KeySpace {
     public func applied(of entityType: String, shard: Int32) -> [UInt8] {
         var key = prefix + "reactions:applied:".utf8 + entityType.utf8
         key.append(UInt8(ascii: ":"))
-        key.appendDecimal(Int64(shard))
+        key.append(shard: shard, isTag: isCluster)
         return key
     }
 
@@ -39,9 +44,21 @@ public struct KeySpace {
         prefix + "reactions:wanted:".utf8 + entityType.utf8
     }
 
-    public func key(_ template: KeyTemplate, id: Int64, shardCount: Int32, suffix: StaticString = "") -> [UInt8] {
+    /// A user's map.
+    public func key(_ template: KeyTemplate, id: Int64, shardCount: Int32) -> [UInt8] {
         var key = prefix
         template.append(id: id, shardCount: shardCount, to: &key)
+        return key
+    }
+
+    /// One of an entity's keys.
+    public func key(_ template: KeyTemplate, id: Int64, shardCount: Int32, suffix: StaticString) -> [UInt8] {
+        var key = prefix
+        if isCluster {
+            template.append(taggedID: id, shardCount: shardCount, to: &key)
+        } else {
+            template.append(id: id, shardCount: shardCount, to: &key)
+        }
         suffix.withUTF8Buffer { key.append(contentsOf: $0) }
         return key
     }

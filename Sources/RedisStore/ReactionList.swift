@@ -1,41 +1,5 @@
 public import ReactionModel
 
-/// Where a reaction stands among those on its entity: the newest event decides, then the time, then the user. Rows of a backfill share
-/// a version, so among them the time does.
-public struct ReactionPosition: Hashable, Comparable, Sendable {
-    /// Of the user's newest event on the entity.
-    public var version: Version
-    /// Unix seconds.
-    public var time: UInt32
-    public var userID: Int64
-
-    public init(version: Version, time: UInt32, userID: Int64) {
-        self.version = version
-        self.time = time
-        self.userID = userID
-    }
-
-    /// - Parameter createdAt: microseconds since 1970-01-01 UTC.
-    public init(version: Version, createdAt: Int64, userID: Int64) {
-        self.init(version: version, time: UInt32(clamping: createdAt / 1_000_000), userID: userID)
-    }
-
-    public static func < (left: ReactionPosition, right: ReactionPosition) -> Bool {
-        (left.version, left.time, left.userID) < (right.version, right.time, right.userID)
-    }
-}
-
-/// A user who has reacted, with all of the kinds.
-public struct Reactor: Equatable, Sendable {
-    public var position: ReactionPosition
-    public var flags: Int32
-
-    public init(position: ReactionPosition, flags: Int32) {
-        self.position = position
-        self.flags = flags
-    }
-}
-
 /// Who has reacted to an entity, newest first, as one packed string of Redis.
 ///
 /// A header of 29 bytes: the format, the width of the flags, the entity's nonce, the floor. Then for each user version (7 bytes), time (4),
@@ -44,12 +8,12 @@ public struct Reactor: Equatable, Sendable {
 public struct ReactionList: Equatable, Sendable {
     /// The first byte; another one is another format.
     private static let format: UInt8 = 1
-    private static let headerWidth = 29
+    static let headerWidth = 29
     private static let positionWidth = 19
 
     /// 16 hexadecimal digits, those of the entity's marker.
     public var nonce: [UInt8]
-    /// Everybody above it is in the list; nil: everybody is.
+    /// Everybody at or above it is in the list, and what is below it is to be asked of ClickHouse; nil: everybody is in the list.
     public var floor: ReactionPosition?
     /// Descending by position.
     public var reactors: [Reactor]
@@ -80,7 +44,7 @@ public struct ReactionList: Equatable, Sendable {
 
     /// - Parameter allFlags: the bits of all kinds of the type, which decide the width of a record.
     public func packed(allFlags: Int32) -> [UInt8] {
-        let width = allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+        let width = Self.flagsWidth(allFlags: allFlags)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(Self.headerWidth &+ reactors.count &* (Self.positionWidth &+ width))
         bytes.append(Self.format)
@@ -92,6 +56,27 @@ public struct ReactionList: Equatable, Sendable {
             bytes.append(bigEndian: UInt64(UInt32(bitPattern: reactor.flags)), width: width)
         }
         return bytes
+    }
+
+    private static func flagsWidth(allFlags: Int32) -> Int {
+        allFlags < 1 << 8 ? 1 : allFlags < 1 << 16 ? 2 : 4
+    }
+
+    static func recordWidth(flagsWidth: Int) -> Int { positionWidth &+ flagsWidth }
+
+    /// The bytes of a list that begins with as many reactors.
+    public static func width(reactors: Int, allFlags: Int32) -> Int {
+        headerWidth &+ reactors &* recordWidth(flagsWidth: flagsWidth(allFlags: allFlags))
+    }
+
+    /// What precedes the records, if the list is one of the nonce.
+    static func header(_ bytes: UnsafeRawBufferPointer, nonce: [UInt8]) -> (flagsWidth: Int, hasFloor: Bool)? {
+        guard bytes.count >= headerWidth, bytes[0] == format, [1, 2, 4].contains(bytes[1]),
+            let packed = packedNonce(nonce),
+            UInt64(bigEndian: bytes.loadUnaligned(fromByteOffset: 2, as: UInt64.self)) == packed
+        else { return nil }
+        // The lowest of all positions is zero in every byte.
+        return (Int(bytes[1]), bytes[10..<headerWidth].contains { $0 != 0 })
     }
 
     /// Below everybody.

@@ -34,6 +34,24 @@ public struct ReplyArena {
         nodes.append(node)
     }
 
+    /// Where the next reply will be.
+    public var count: Int { nodes.count }
+
+    /// Appends a reply of another arena, with everything in it.
+    public mutating func append(replyAt position: Int, of other: ReplyArena) {
+        for position in position..<max(other.position(after: position), position) {
+            switch other[position] {
+            case .text(let range): other.withText(range) { appendText($0, isError: false) }
+            case .error(let range): other.withText(range) { appendText($0, isError: true) }
+            case let node: append(node)
+            }
+        }
+    }
+
+    private func withText(_ range: Range<Int>, _ body: (UnsafeRawBufferPointer) -> Void) {
+        bytes.withUnsafeBytes { body(UnsafeRawBufferPointer(rebasing: $0[range.clamped(to: bytes.indices)])) }
+    }
+
     public subscript(position: Int) -> Node {
         nodes.indices.contains(position) ? nodes[position] : .missing
     }

@@ -25,14 +25,14 @@ extension CommandBuffer {
     public mutating func appendReadFields(_ ids: [Int64], of key: [UInt8]) {
         reserve(64 &+ key.count &+ ids.count &* 16)
         begin("HMGET", arguments: ids.count &+ 2)
-        append(key)
+        append(key: key)
         append(UserMapMarker.field)
         for id in ids { append(id) }
     }
 
     public mutating func appendReadWholeMap(of key: [UInt8]) {
         begin("HGETALL", arguments: 1)
-        append(key)
+        append(key: key)
     }
 
     public mutating func appendMiss(

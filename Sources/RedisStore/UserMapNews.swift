@@ -15,7 +15,9 @@ public enum UserMapNews {
         version: Int64, kinds: Int32, marker: ByteCursor?, field: ByteCursor?, stamp: Stamp
     ) -> Bool {
         let colon = UInt8(ascii: ":")
-        guard var marker, marker.take(upTo: colon).elementsEqual(stamp.digits) else { return false }
+        guard var marker else { return false }
+        // A map of another stamp has to go.
+        guard marker.take(upTo: colon).elementsEqual(stamp.digits) else { return true }
         _ = marker.take(upTo: colon)
         guard let floor = marker.decimal() else { return true }
         guard version > floor else { return false }

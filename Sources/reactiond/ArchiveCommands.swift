@@ -94,7 +94,7 @@ struct Restore: AsyncParsableCommand {
     func run() async throws {
         try await RestoreCommand(
             settings: try await settings.load(), entityType: entityType, directory: from, tableName: table,
-            rollsBack: rollback
+            rollsBack: rollback, notice: standardError
         ).run()
     }
 }

@@ -90,10 +90,12 @@ struct WaitingTime: ExpressibleByArgument {
 extension PhaseCommand {
     /// Notices go to standard error as they come.
     fileprivate static func open(_ options: SettingsOptions, _ name: String) async throws -> PhaseCommand {
-        let command = PhaseCommand(settings: try await options.load(), name: name) { text in
-            FileHandle.standardError.write(Data(text.utf8))
-        }
+        let command = PhaseCommand(settings: try await options.load(), name: name, notice: standardError)
         try await command.open()
         return command
     }
+}
+
+@Sendable func standardError(_ text: String) {
+    FileHandle.standardError.write(Data(text.utf8))
 }

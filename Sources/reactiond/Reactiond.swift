@@ -28,7 +28,7 @@ struct Reactiond: AsyncParsableCommand {
                 try command.run()
             }
         } catch let error where isOwn(error) {
-            FileHandle.standardError.write(Data("reactiond: \(error)\n".utf8))
+            FileHandle.standardError.write(Data("reactiond: \(ExitCode.explanation(of: error))\n".utf8))
             Foundation.exit(ExitCode(error).rawValue)
         } catch {
             exit(withError: error)

@@ -31,6 +31,8 @@ final class Caller {
         var redis = ""
         var redisUser = ""
         var redisPassword = ""
+        var sentinelUser = ""
+        var sentinelPassword = ""
         var prefix = ""
         var clickHouse = ""
         var clickHouseDatabase = ""
@@ -63,6 +65,8 @@ final class Caller {
         forC.redis_url = texts[settings.redis]
         forC.redis_user = texts[settings.redisUser]
         forC.redis_password = texts[settings.redisPassword]
+        forC.redis_sentinel_user = texts[settings.sentinelUser]
+        forC.redis_sentinel_password = texts[settings.sentinelPassword]
         forC.key_prefix = texts[settings.prefix]
         forC.clickhouse_url = texts[settings.clickHouse]
         forC.clickhouse_database = texts[settings.clickHouseDatabase]
@@ -225,11 +229,23 @@ final class Caller {
         withType { rx_apply_prepare($0, events, events.count) }
     }
 
+    /// Returns how many events were noted.
+    @discardableResult
     func commit(_ events: [rx_event]) -> Int {
-        let pending = prepare(events)
+        let noted = prepare(events)
         _ = settle(rx_apply_step(0)) { rx_apply_step($0) }
-        return pending
+        return noted
     }
+
+    /// Whether nothing of the events is sent.
+    func passesBy(_ events: [rx_event]) -> Bool {
+        _ = takeCounters()
+        commit(events)
+        return takeCounters().redis_round_trips == 0
+    }
+
+    /// Connects to whom the noted events are for.
+    func open() throws { _ = try finish(rx_open_begin()) }
 
     // MARK: Operations
 

@@ -162,4 +162,49 @@ import Testing
             try site.session.value(
                 "SELECT max(id) > 4000 AND count(*) FILTER (WHERE \"userId\" = 250) = 1 FROM \"ImageReaction\"") == "t")
     }
+
+    @Test("a type that is rolled back, and frozen anew, while its table is archived keeps the table")
+    func rolledBackMeanwhile() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 500)
+        defer { site.agent.stop(15) }
+        let (process, gate) = try await paused(site, then: "drop")
+        let rollback = try site.stack.start("rollback", ["Image"], log: "rollback.log")
+        try await eventually(within: .seconds(60), "it is rolled back") { try site.phase() == "switch_reads" }
+        try site.session.execute("CALL reactions.advance('Image', force => true)")
+        try gate.execute("COMMIT")
+        let output = try await end(process)
+        #expect(output.contains("has been written since it was archived"), "\(output)")
+        #expect(try site.phase() == "stop_writes")
+        #expect(try site.tableExists())
+        // It has waited for the archive's lock to drop its triggers, which the type needs again.
+        try await eventually(within: .seconds(60), "the rollback ends") { !rollback.isRunning }
+        #expect(
+            try site.session.value("SELECT bool_and(ok) FROM reactions.doctor() WHERE \"check\" = 'gone_Image'") == "t")
+        let again = await site.archive("--then", "drop")
+        #expect(!again.hasEndedWell && again.output.contains("name another directory"), "\(again.output)")
+    }
+
+    @Test("a restore insists on its last step while writers leave no gap, and tells what its rollback was refused")
+    func busyFence() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 500)
+        defer { site.agent.stop(15) }
+        #expect(await site.archive("--then", "drop").hasEndedWell)
+        // A user whom the table does not know.
+        try site.session.execute("SELECT reactions.react(9001, 1, 'Heart')")
+        let writer = try site.stack.connect()
+        try writer.execute("BEGIN; SELECT reactions.react(1, 1, 'Cry')")
+        let process = try site.stack.start("restore", ["Image", "--from", site.directory, "--rollback"])
+        try await eventually(within: .seconds(60), "it tries again") { process.log.contains("trying again") }
+        #expect(try site.phase() == "archived")
+        try writer.execute("COMMIT")
+        let output = try await end(process)
+        #expect(output.contains("rolled back: the table is the truth again"), "\(output)")
+        #expect(output.contains("WARNING:  the table of entity type \"Image\" refused 1 reactions"), "\(output)")
+        #expect(output.contains("events written back; writers waited for"), "\(output)")
+        #expect(try site.phase() == "switch_reads")
+        #expect(
+            try site.session.value(
+                "SELECT count(*) FROM \"ImageReaction\" WHERE \"userId\" = 1 AND \"imageId\" = 1 AND reaction = 'Cry'")
+                == "1")
+    }
 }

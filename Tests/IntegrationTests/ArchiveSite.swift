@@ -10,7 +10,7 @@ struct ArchiveSite {
     /// Where the archive goes.
     var directory: String { stack.path("archive") }
 
-    static func make(_ stack: Stack, rows: Int = 4_000) async throws -> ArchiveSite {
+    static func make(_ stack: Stack, rows: Int = 4_000, agent arguments: [String] = []) async throws -> ArchiveSite {
         let session = try stack.connect()
         try session.execute(
             """
@@ -45,7 +45,7 @@ struct ArchiveSite {
             SELECT reactions.attach('"ImageReaction"', 'Image', 'userId', 'imageId', 'reaction', 'createdAt', unknown_kinds => 'skip')
             """)
         // The matches that count are the archive's own.
-        let agent = try stack.startAgent(["--set", "match.full_interval=0s", "--set", "match.recent_interval=0s"])
+        let agent = try stack.startAgent(Stack.withoutMatches + arguments)
         let site = ArchiveSite(stack: stack, session: session, agent: agent)
         try await site.frozen()
         return site

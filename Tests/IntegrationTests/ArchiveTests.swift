@@ -65,6 +65,29 @@ import Testing
         try site.expectRestored()
     }
 
+    @Test("a renamed table that somebody drops later is nobody's trouble, and comes back from the files")
+    func droppedByHand() async throws {
+        let site = try await ArchiveSite.make(
+            try await Stack.make(), rows: 500, agent: ["--set", "match.watch_interval=100ms"])
+        defer { site.agent.stop(15) }
+        #expect(await site.archive("--then", "rename").hasEndedWell)
+        let name = try #require(try site.session.value("SELECT legacy_table::text FROM reactions.status()"))
+        try site.session.execute("DROP TABLE \(name)")
+        try await eventually("the type has no table") {
+            try site.session.value("SELECT legacy_table FROM reactions.status()") == nil
+        }
+        #expect(try site.session.value("SELECT match_wanted FROM reactions.mirror_status") == nil)
+        #expect(
+            try site.session.query(
+                "SELECT \"check\" FROM reactions.doctor() WHERE NOT ok AND \"check\" LIKE '%Image'") == [])
+        try site.session.execute("DELETE FROM \"User\" WHERE id = 9")
+        #expect(
+            try site.session.value("SELECT count(*) FROM reactions._outbox WHERE scope = 'u' AND user_id = 9") == "1")
+        let restored = await site.restore()
+        #expect(restored.hasEndedWell && restored.output.contains("rows are left out"), "\(restored.output)")
+        try site.expectRestored(missing: "\"userId\" = 9")
+    }
+
     @Test("files and manifests that are not what was written are found out")
     func damage() async throws {
         let site = try await ArchiveSite.make(try await Stack.make(), rows: 2_000)

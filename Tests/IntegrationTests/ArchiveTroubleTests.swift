@@ -103,6 +103,13 @@ import Testing
             """)
         let elsewhere = await site.attempt("archive", ["Image", "--to", site.stack.path("other")])
         #expect(!elsewhere.hasEndedWell && elsewhere.output.contains("1 reactions differ"), "\(elsewhere.output)")
+        // What the table says is no longer the newest.
+        let repair = await site.attempt("match", ["--repair"])
+        #expect(
+            repair.output.contains("status 256") && repair.output.contains("takes no more writes")
+                && repair.output.contains("nothing was repaired"), "\(repair.output)")
+        let dry = await site.attempt("match", ["--dry-run"])
+        #expect(dry.output.contains("1 differ") && !dry.output.contains("--repair would write"), "\(dry.output)")
         #expect(try site.phase() == "stop_writes")
     }
 
@@ -115,7 +122,11 @@ import Testing
         #expect(await site.archive("--then", "drop", "--max-file-rows", "100").hasEndedWell)
         try site.session.execute("CREATE TABLE \"ImageReaction\" (mine integer)")
         let taken = await site.restore()
-        #expect(!taken.hasEndedWell && taken.output.contains("already exists"), "\(taken.output)")
+        #expect(
+            !taken.hasEndedWell && taken.output.contains("already exists") && taken.output.contains("status 256")
+                && taken.output.contains("hint: Rename it"), "\(taken.output)")
+        let unknown = await site.attempt("restore", ["None", "--from", site.directory])
+        #expect(unknown.output.contains("status 256") && unknown.output.contains("does not exist"), "\(unknown.output)")
         #expect(try site.session.value("SELECT count(*) FROM \"ImageReaction\"") == "0")
         try site.session.execute("DROP TABLE \"ImageReaction\"")
 

@@ -48,6 +48,14 @@ struct BackfillSite {
         }
     }
 
+    /// By an agent that is there for nothing else.
+    func backfilledByAgent() async throws {
+        let agent = try stack.startAgent(Stack.withoutMatches)
+        defer { agent.stop(15) }
+        try await sealed()
+        try await stack.drained(session)
+    }
+
     func state() throws -> String {
         try session.query("SELECT * FROM reactions.backfill").map { "\($0)" }.joined() + stack.agentLog().suffix(3000)
     }
@@ -107,6 +115,19 @@ struct BackfillSite {
     /// The first rows that are in one only, to be read in a failure.
     static func differences(_ left: [[String]], _ right: [[String]]) -> [String] {
         Set(left).symmetricDifference(right).prefix(5).map { "\($0)" }
+    }
+
+    /// Statements that capture does not see.
+    func unseen(_ sql: String) throws {
+        try session.execute(
+            """
+            BEGIN; ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; \(sql);
+            DO $$ DECLARE n name; BEGIN
+                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
+                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
+                END LOOP; END $$;
+            COMMIT
+            """)
     }
 
     /// Rows appear in the holes of the table and behind its end, move (an UPDATE writes them elsewhere), lose or change their kind, go.

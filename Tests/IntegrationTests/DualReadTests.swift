@@ -26,9 +26,11 @@ import Testing
             "SELECT sum(reads), sum(failed), sum(ids), sum(hits), sum(differing) FROM reactions.compared_reads")[0]
     }
 
-    @Test("every read is compared at share 1, none at 0, and the first one is the miss that fills the map")
-    func share() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "every read is compared at share 1, none at 0, and the first one is the miss that fills the map",
+        arguments: RedisKind.allCases)
+    func share(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try dualRead(stack)
         for _ in 0..<10 { #expect(try read(session) == "60") }
         #expect(try compared(session) == ["10", "0", "1000", "900", "0"])
@@ -36,13 +38,15 @@ import Testing
         #expect(try read(session) == "60")
         #expect(try compared(session) == ["10", "0", "1000", "900", "0"])
         // Taken records are gone.
-        let left = try stack.redis.connect().command("LLEN", stack.prefix + "reactions:compared:Image")
+        let left = try stack.redisDeployment.command("LLEN", stack.prefix + "reactions:compared:Image")
         #expect(left == .integer(0))
     }
 
-    @Test("a wrong map is no wrong answer, is found, mended and named, and holds up the next phase")
-    func staleCache() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "a wrong map is no wrong answer, is found, mended and named, and holds up the next phase",
+        arguments: RedisKind.allCases)
+    func staleCache(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try dualRead(stack)
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
@@ -50,7 +54,7 @@ import Testing
         try await stack.drained(session)
         #expect(try read(session) == "60")
         let map = stack.prefix + "reactions:5"
-        try stack.redis.connect().command("HSET", map, "7", "0", "90", "2")
+        try stack.redisDeployment.command("HSET", map, "7", "0", "90", "2")
         #expect(try read(session) == "60")
         // Taken by the agent.
         try await eventually(within: .seconds(40), "the differences are known") {
@@ -87,9 +91,9 @@ import Testing
         }
     }
 
-    @Test("a transaction that has written sees its own rows and compares nothing")
-    func ownWrites() async throws {
-        let stack = try await Stack.make()
+    @Test("a transaction that has written sees its own rows and compares nothing", arguments: RedisKind.allCases)
+    func ownWrites(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try dualRead(stack)
         try session.execute("BEGIN; SELECT reactions.react(5, 61, 'Heart')")
         #expect(try read(session) == "62")

@@ -46,13 +46,8 @@ import Testing
         defer { agent.stop(SIGTERM) }
         let session = try old.connect()
         try await old.drained(session)
-        let end = try session.value("SELECT pg_current_wal_flush_lsn()") ?? ""
-        let standby = try replica.connect()
-        try await eventually { try standby.value("SELECT pg_last_wal_replay_lsn() >= '\(end)'::pg_lsn") == "t" }
         // Cut off, the replica misses what ClickHouse and Redis still get.
-        try standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
-        try standby.execute("SELECT pg_reload_conf()")
-        try await eventually { try session.value("SELECT count(*) FROM pg_stat_replication") == "0" }
+        let standby = try await cutOff(replica, from: session)
         try write(session, users: 21...40)
         try session.execute("SELECT reactions.unreact(1, 3, 'Like')")
         _ = try answers(session)
@@ -98,5 +93,71 @@ import Testing
             """)
         #expect(mirrored == table.map { $0.map { $0 ?? "" } })
         #expect(table.contains { $0[0] == "1" && $0[1] == "3" }, "the lost change is no change")
+    }
+
+    /// From now on the replica, which has everything so far, gets nothing any more.
+    private func cutOff(_ replica: PostgresServer, from session: PostgresConnection) async throws -> PostgresConnection
+    {
+        let end = try session.value("SELECT pg_current_wal_flush_lsn()") ?? ""
+        let standby = try replica.connect()
+        try await eventually { try standby.value("SELECT pg_last_wal_replay_lsn() >= '\(end)'::pg_lsn") == "t" }
+        try standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        try standby.execute("SELECT pg_reload_conf()")
+        try await eventually { try session.value("SELECT count(*) FROM pg_stat_replication") == "0" }
+        return standby
+    }
+
+    @Test(
+        "a failover that loses commits of a type whose table is archived loses no reaction, and the table comes back",
+        arguments: [false, true])
+    func archived(losesTheArchive: Bool) async throws {
+        let (old, replica) = try await pair("stop_writes")
+        var agent = try old.startAgent()
+        defer { agent.stop(SIGTERM) }
+        let session = try old.connect()
+        try await old.drained(session)
+        let directory = old.path("archive")
+        let archive = ["Image", "--to", directory, "--then", "drop"]
+        let standby: PostgresConnection
+        if losesTheArchive {
+            standby = try await cutOff(replica, from: session)
+            _ = try await old.reactiond("archive", archive)
+        } else {
+            _ = try await old.reactiond("archive", archive)
+            standby = try await cutOff(replica, from: session)
+        }
+        try write(session, users: 21...40)
+        try session.execute("SELECT reactions.unreact(1, 3, 'Like')")
+        try await old.drained(session)
+        agent.stop(SIGKILL)
+        old.postgres.stop(SIGQUIT)
+
+        try standby.execute("SELECT pg_promote()")
+        let new = try old.moved(to: replica)
+        let survivor = try new.connect()
+        #expect(
+            try survivor.value("SELECT phase FROM reactions.status()") == (losesTheArchive ? "stop_writes" : "archived")
+        )
+        try write(survivor, users: 31...50)
+        agent = try new.startAgent()
+        try await new.drained(survivor)
+        if losesTheArchive {
+            #expect(try survivor.value("SELECT to_regclass('\"ImageReaction\"') IS NOT NULL") == "t")
+            // The match that a failover asks for comes first; then the files are found to be what the table is.
+            try await eventually(within: .seconds(60), "what was written is used") {
+                try survivor.value("SELECT match_wanted IS NULL FROM reactions.mirror_status") == "t"
+            }
+            #expect(try await new.reactiond("archive", archive).contains("has a finished archive: checking it"))
+            #expect(try survivor.value("SELECT phase FROM reactions.status()") == "archived")
+        }
+        #expect(Set(try answers(survivor).compactMap { $0[0] }) == Set((1...50).map { String($0) }))
+        #expect(try survivor.value("SELECT reactions.flags(1, 3)") == "0")
+        let read = try answers(survivor)
+        _ = try await new.reactiond("restore", "Image", "--from", directory, "--rollback")
+        let table = try survivor.query(
+            """
+            SELECT "userId", "imageId", sum(CASE reaction WHEN 'Like' THEN 1 ELSE 2 END) FROM "ImageReaction" GROUP BY 1, 2 ORDER BY 1, 2
+            """)
+        #expect(table == read)
     }
 }

@@ -47,18 +47,7 @@ struct MatchSite {
         ).map { $0.map { $0 ?? "" } }
     }
 
-    /// Statements that capture does not see.
-    func unseen(_ sql: String) throws {
-        try session.execute(
-            """
-            BEGIN; ALTER TABLE "ImageReaction" DISABLE TRIGGER USER; \(sql);
-            DO $$ DECLARE n name; BEGIN
-                FOR n IN SELECT tgname FROM pg_trigger WHERE tgrelid = '"ImageReaction"'::regclass AND NOT tgisinternal LOOP
-                    EXECUTE format('ALTER TABLE "ImageReaction" ENABLE ALWAYS TRIGGER %I', n);
-                END LOOP; END $$;
-            COMMIT
-            """)
-    }
+    func unseen(_ sql: String) throws { try site.unseen(sql) }
 
     /// Changes of every kind, on users 1 … 200.
     static func write(_ session: PostgresConnection, seed: Int) throws {

@@ -2,9 +2,11 @@ import TestSupport
 import Testing
 
 @Suite("Reading") struct ReadTests {
-    @Test("a native reaction is read from Redis, and from ClickHouse under the outbox when Redis has lost it")
-    func native() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "a native reaction is read from Redis, and from ClickHouse under the outbox when Redis has lost it",
+        arguments: RedisKind.allCases)
+    func native(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         try session.execute("SELECT reactions.react(1, 10, 'Like'), reactions.react(1, 11, 'Cry')")
@@ -15,21 +17,23 @@ import Testing
         let agent = try stack.startAgent()
         defer { agent.stop(15) }
         try await stack.drained(session)
-        try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:1")
+        try stack.redisDeployment.command("UNLINK", stack.prefix + "reactions:1")
         let rows = try session.query("SELECT entity_id, flags FROM reactions.flags_many(1, ARRAY[10, 11, 12, 10])")
         #expect(rows == [["10", "3"], ["11", "8"], ["12", "0"]])
 
         // An event that ClickHouse does not have yet lies over its answer.
         agent.stop(9)
         try session.execute("SELECT reactions.unreact(1, 10, 'Like')")
-        try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:1")
+        try stack.redisDeployment.command("UNLINK", stack.prefix + "reactions:1")
         #expect(try session.value("SELECT reactions.flags(1, 10)") == "2")
     }
 
-    @Test("a second read of a user asks Redis only, and a read of many rows makes at most two round trips")
-    func roundTrips() async throws {
+    @Test(
+        "a second read of a user asks Redis only, and a read of many rows makes at most two round trips",
+        arguments: RedisKind.allCases)
+    func roundTrips(kind: RedisKind) async throws {
         let postgres = try await PostgresServer.start()
-        let stack = try await Stack.make(postgres: postgres)
+        let stack = try await Stack.make(postgres: postgres, redis: kind.shared())
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         try session.execute("SELECT reactions.react(2, g, 'Like') FROM generate_series(1, 50) g")
@@ -47,9 +51,11 @@ import Testing
         #expect(try stack.counter("redis_round_trips", session) - trips <= 2)
     }
 
-    @Test("an attached table answers misses, its changes reach the map, and another session sees them after the commit")
-    func attached() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "an attached table answers misses, its changes reach the map, and another session sees them after the commit",
+        arguments: RedisKind.allCases)
+    func attached(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         try stack.makePrismaTable(session, phase: "switch_reads")
         try session.execute(
@@ -75,9 +81,10 @@ import Testing
     }
 
     @Test(
-        "a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache")
-    func ownChanges() async throws {
-        let stack = try await Stack.make()
+        "a transaction reads its own changes, a rolled back savepoint leaves none, and nothing of it enters the cache",
+        arguments: RedisKind.allCases)
+    func ownChanges(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         let other = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
@@ -93,9 +100,10 @@ import Testing
         #expect(try other.value("SELECT reactions.flags(4, 1)") == "0")
     }
 
-    @Test("a session that has just connected sees what it has written, without the agent")
-    func readYourWrites() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "a session that has just connected sees what it has written, without the agent", arguments: RedisKind.allCases)
+    func readYourWrites(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         try stack.makePrismaTable(session, phase: "switch_reads")
         #expect(try session.value("SELECT reactions.flags(9, 1)") == "0")
@@ -110,9 +118,9 @@ import Testing
         }
     }
 
-    @Test("a user with more reactions than a map holds is read by ids and by pages")
-    func partialMap() async throws {
-        let stack = try await Stack.make()
+    @Test("a user with more reactions than a map holds is read by ids and by pages", arguments: RedisKind.allCases)
+    func partialMap(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         try session.execute("UPDATE reactions.entity_type SET user_map_limit = 20")
@@ -136,9 +144,9 @@ import Testing
         }
     }
 
-    @Test("TRUNCATE of an attached table is seen by readers at once and mirrored")
-    func truncate() async throws {
-        let stack = try await Stack.make()
+    @Test("TRUNCATE of an attached table is seen by readers at once and mirrored", arguments: RedisKind.allCases)
+    func truncate(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try stack.connect()
         try stack.makePrismaTable(session, phase: "switch_reads")
         let agent = try stack.startAgent()

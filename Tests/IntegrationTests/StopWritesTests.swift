@@ -49,9 +49,11 @@ import Testing
         }
     }
 
-    @Test("a transaction sees its own changes over the frozen table's last state, and toggles what others have written")
-    func ownChanges() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "a transaction sees its own changes over the frozen table's last state, and toggles what others have written",
+        arguments: RedisKind.allCases)
+    func ownChanges(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: kind.shared())
         let session = try switched(stack)
         try session.execute(
             #"INSERT INTO "ImageReaction" ("imageId", "userId", reaction) VALUES (1, 7, 'Heart'), (2, 7, 'Like')"#)
@@ -73,10 +75,10 @@ import Testing
             try other.query(all) == [["1", "0"], ["2", "1"], ["3", "8"]]
         }
         // Without Redis's help: from ClickHouse under the outbox.
-        try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:7")
+        try stack.redisDeployment.command("UNLINK", stack.prefix + "reactions:7")
         #expect(try other.value("SELECT reactions.toggle(7, 2, 'Cry')") == "9")
         try await stack.drained(session)
-        try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:7")
+        try stack.redisDeployment.command("UNLINK", stack.prefix + "reactions:7")
         #expect(try other.query(all) == [["1", "0"], ["2", "9"], ["3", "8"]])
         #expect(try session.value(#"SELECT count(*) FROM "ImageReaction""#) == "2")
     }

@@ -35,7 +35,7 @@ import Testing
         try database.connect().execute(
             """
             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = 'reactiond' AND datname = current_database()
+            WHERE application_name = 'reactiond mirror' AND datname = current_database()
             """)
         try await eventually {
             do {

@@ -1,10 +1,11 @@
 import AgentTestSupport
 import Foundation
 import Pipeline
-import PostgresSource
+import RedisStore
 import TestSupport
 import Testing
 
+@testable import PostgresSource
 @testable import ReactionAgent
 
 @Suite struct CheckTests {
@@ -20,10 +21,30 @@ import Testing
         #expect(ExitCode(SinkError(disposition: .retry, message: "")) == .unavailable)
     }
 
+    @Test(arguments: [
+        ("08006", ExitCode.unavailable), ("57P01", .unavailable), ("28P01", .configuration), ("3D000", .configuration),
+        ("42501", .configuration), ("42P07", .failure), ("42704", .failure), ("40001", .failure), ("55P03", .failure),
+        ("55000", .failure), ("2BP01", .failure), ("53100", .failure), ("XX000", .failure),
+    ])
+    func whatPostgreSQLRefusesIsAFailureOfTheCommand(sqlState: String, code: ExitCode) {
+        let error = PostgresError(
+            disposition: PostgresError.disposition(sqlState: sqlState), sqlState: sqlState, message: "")
+        #expect(ExitCode(error) == code)
+    }
+
+    @Test func aRefusalIsToldWithItsDetailAndHint() {
+        var error = PostgresError(disposition: .stop, sqlState: "55000", message: "not ready (a: 1.\nb: 2.)")
+        error.detail = "a: 1.\nb: 2."
+        error.hint = "Wait."
+        #expect(ExitCode.explanation(of: error) == "not ready\ndetail: a: 1.\n        b: 2.\nhint: Wait.")
+        #expect(ExitCode.explanation(of: PostgresError(disposition: .stop, message: "a standby")) == "a standby")
+    }
+
     @Test func redisIsCheckedForVersionAndEviction() async throws {
         let server = try await RedisServer.start(configuration: ["maxmemory-policy allkeys-lru"])
         let settings = RedisSettings(
-            address: .unix(path: server.socketPath), database: 0, connectTimeout: .seconds(2), timeout: .seconds(2))
+            endpoint: try RedisEndpoint("unix://\(server.socketPath)"), connectTimeout: .seconds(2),
+            timeout: .seconds(2))
         let (checks, skew) = await Doctor.redis(settings)
         #expect(checks.map(\.ok) == [true, false])
         #expect(abs(skew ?? .max) < 5_000_000)

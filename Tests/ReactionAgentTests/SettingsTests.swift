@@ -1,6 +1,7 @@
 import Foundation
 import Pipeline
 import PostgresSource
+import RedisStore
 import TestSupport
 import Testing
 
@@ -20,7 +21,7 @@ import Testing
 
     @Test func everyDefaultCanBeRead() async throws {
         let settings = try await load()
-        #expect(settings.redis.address == .tcp(host: "127.0.0.1", port: 6379))
+        #expect(try settings.redis.endpoint == RedisEndpoint("redis://127.0.0.1:6379/0"))
         #expect(settings.mirror.redisGiveUp == .seconds(30))
         #expect(settings.limits.retention == .seconds(600))
         #expect(settings.limits.rotateBytes == 256 << 20)
@@ -46,10 +47,10 @@ import Testing
 
     @Test func secretsComeFromPrivateFilesOrTheEnvironmentOnly() async throws {
         let yaml = "redis:\n  password: hidden\n"
-        #expect(try await load(yaml: yaml).redis.password == "hidden")
+        #expect(try await load(yaml: yaml).redis.login.password == "hidden")
         await #expect(throws: SettingsError.self) { try await load(yaml: yaml, mode: 0o644) }
         await #expect(throws: SettingsError.self) { try await load(set: ["redis.password=hidden"]) }
-        #expect(try await load(environment: ["REACTIOND_REDIS_PASSWORD": "hidden"]).redis.password == "hidden")
+        #expect(try await load(environment: ["REACTIOND_REDIS_PASSWORD": "hidden"]).redis.login.password == "hidden")
 
         let directory = try TemporaryDirectory()
         try directory.write("password", "hidden\n")
@@ -57,7 +58,7 @@ import Testing
         try FileManager.default.setAttributes([.posixPermissions: 0o640], ofItemAtPath: path)
         await #expect(throws: SettingsError.self) { try await load(set: ["redis.password_file=\(path)"]) }
         try FileManager.default.setAttributes([.posixPermissions: 0o400], ofItemAtPath: path)
-        #expect(try await load(set: ["redis.password_file=\(path)"]).redis.password == "hidden")
+        #expect(try await load(set: ["redis.password_file=\(path)"]).redis.login.password == "hidden")
     }
 
     @Test(arguments: [
@@ -76,14 +77,11 @@ import Testing
         }
     }
 
-    @Test(arguments: [
-        ("redis://h:1/3", RedisSettings.Address.tcp(host: "h", port: 1), 3),
-        ("redis://[::1]", .tcp(host: "::1", port: 6379), 0), ("unix:///run/r.sock?db=2", .unix(path: "/run/r.sock"), 2),
-        ("unix:///run/r.sock", .unix(path: "/run/r.sock"), 0),
-    ])
-    func addressesOfRedis(text: String, address: RedisSettings.Address, database: Int) throws {
-        let found = try Settings.redisAddress(text)
-        #expect(found == (address, database))
+    @Test func whereRedisIs() throws {
+        #expect(try Settings.redisEndpoint("redis://h:1/3") == RedisEndpoint("redis://h:1/3"))
+        let error = try #require(throws: SettingsError.self) { try Settings.redisEndpoint("redis://u:secret@h") }
+        #expect(error.description.hasPrefix("redis.url is not valid."))
+        #expect(!error.description.contains("secret"))
     }
 
     /// docs/configuration.md is made of the settings. After changing one: UPDATE_DOCS=1 swift test --filter SettingsTests

@@ -1,4 +1,5 @@
 import CReactionsBoundary
+import RedisStore
 import Testing
 
 @testable import ReactionBackend
@@ -6,10 +7,21 @@ import Testing
 @Suite struct ConfigurationTests {
     @Test func redisURLs() throws {
         #expect(try RedisEndpoint("redis://cache") == RedisEndpoint("redis://cache:6379/0"))
-        #expect(try RedisEndpoint("redis://[::1]:7000/3").place == .tcp(host: "::1", port: 7000))
+        #expect(try RedisEndpoint("redis://[::1]:7000/3").way == .servers([.tcp(host: "::1", port: 7000)]))
         #expect(try RedisEndpoint("redis://[::1]:7000/3").database == 3)
-        #expect(try RedisEndpoint("unix:///run/redis.sock?db=2").place == .unixSocket(path: "/run/redis.sock"))
+        #expect(
+            try RedisEndpoint("unix:///run/redis.sock?db=2").way == .servers([.unixSocket(path: "/run/redis.sock")]))
         #expect(try RedisEndpoint("unix:///run/redis.sock?db=2").database == 2)
+        #expect(
+            try RedisEndpoint("redis://a:7000,[::1],b").way
+                == .servers([
+                    .tcp(host: "a", port: 7000), .tcp(host: "::1", port: 6379), .tcp(host: "b", port: 6379),
+                ]))
+        let sentinels = try RedisEndpoint("redis-sentinel://a,b:7/mymaster?db=2")
+        #expect(
+            sentinels.way
+                == .sentinels([.tcp(host: "a", port: 26379), .tcp(host: "b", port: 7)], master: "mymaster"))
+        #expect(sentinels.database == 2)
     }
 
     @Test(arguments: [
@@ -17,9 +29,11 @@ import Testing
         "redis://cache:70000", "redis://cache/x", "redis://cache/-1", "redis://[::1", "unix://run/redis.sock",
         "unix:///",
         "unix:///a?timeout=1", "redis://a b", "unix:///" + String(repeating: "x", count: 200),
+        "redis://a,", "redis://a,:7", "redis://a,u:p@b", "redis://a?db=1", "redis-sentinel://a", "redis-sentinel://a/",
+        "redis-sentinel:///m", "redis-sentinel://a/m/n", "redis-sentinel://a/m?db=x", "redis-sentinel://a/m?x=1",
     ])
     func badRedisURLsAreRefusedWithAHint(url: String) throws {
-        let failure = try #require(throws: Failure.self) { try RedisEndpoint(url) }
+        let failure = try #require(throws: Failure.self) { try RedisEndpoint(setting: url) }
         #expect(failure.code == RX_ERROR_NOT_CONFIGURED)
         #expect(!failure.hint.isEmpty)
         #expect(!failure.detail.contains("secret"))

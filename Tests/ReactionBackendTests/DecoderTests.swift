@@ -6,7 +6,7 @@ import Testing
 @testable import ReactionBackend
 
 @Suite struct DecoderTests {
-    private let stamp = Stamp(redisRunID: [1], systemIdentifier: 2, timeline: 3, epoch: 4)
+    private let stamp = Stamp(redisHistory: [1], systemIdentifier: 2, timeline: 3, epoch: 4)
 
     private func replies(_ text: String, splitAt step: Int = .max) throws -> ReplyReader {
         let reader = ReplyReader()

@@ -8,7 +8,7 @@ import Testing
         _ runID: [UInt8] = runID, system: UInt64 = 7_000_000_000_000_000_001, timeline: UInt32 = 1, epoch: Int64 = 0
     ) -> String {
         String(
-            decoding: Stamp(redisRunID: runID, systemIdentifier: system, timeline: timeline, epoch: epoch).digits,
+            decoding: Stamp(redisHistory: runID, systemIdentifier: system, timeline: timeline, epoch: epoch).digits,
             as: UTF8.self)
     }
 

@@ -51,7 +51,7 @@ import Testing
 }
 
 @Suite struct EntityMarkerTests {
-    private let stamp = Stamp(redisRunID: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 3)
+    private let stamp = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 3)
     private let marker = EntityMarker(
         nonce: Array("00ff0123456789ab".utf8), tier: .viral,
         counted: CountedChunk(batch: BatchNumber(rawValue: 511 << 44 | 12), part: 90_000), builtAt: 1_800_000_000)
@@ -62,7 +62,7 @@ import Testing
 
     @Test func `a marker of another stamp, or a damaged one, is none`() {
         let text = marker.text(stamp: stamp)
-        let other = Stamp(redisRunID: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 4)
+        let other = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 4)
         #expect(EntityMarker(ByteCursor(text), stamp: other) == nil)
         for cut in 0..<text.count - 9 { #expect(EntityMarker(ByteCursor(Array(text[..<cut])), stamp: stamp) == nil) }
         #expect(EntityMarker(ByteCursor(text + [0x3a]), stamp: stamp) == nil)

@@ -6,7 +6,7 @@ import Testing
 @Suite struct UserMapNewsTests {
     private let redis: RedisServer
     private let key = "map"
-    private let stamp = Stamp(redisRunID: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 0)
+    private let stamp = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 0)
 
     init() async throws { redis = try await RedisServer() }
 

@@ -50,7 +50,7 @@ public final class FaultProxy: Sendable {
         close(listener)
     }
 
-    /// How many conversations were broken.
+    /// How many conversations were broken; one whose answer is kept back counts when the answer is there.
     public var faults: Int { sprung.withLock { $0 } }
 
     public func breakNext(containing text: String, _ fault: Fault) {
@@ -106,6 +106,7 @@ public final class FaultProxy: Sendable {
             if conversation.holdsAnswer.withLock({ held in
                 defer { held = false }; return held
             }) {
+                sprung.withLock { $0 += 1 }
                 released.wait()
             }
             guard Socket.writeAll(conversation.client, buffer[..<count]) else { return conversation.end(reset: true) }
@@ -116,6 +117,7 @@ public final class FaultProxy: Sendable {
         trap.withLock { trap in
             guard let found = trap, Data(bytes).range(of: Data(found.text.utf8)) != nil else { return nil }
             trap = nil
+            if case .holdAnswer = found.fault { return found.fault }
             sprung.withLock { $0 += 1 }
             return found.fault
         }

@@ -8,34 +8,52 @@ public final class RedisServer: Sendable {
     public let port: UInt16
     public var socketPath: String { directory.file("redis.sock") }
     private let arguments: [String]
+    private let password: String?
     private let state: Mutex<ServerProcess>
 
     /// One server without settings of its own, for every test that uses its own key prefix.
     public static let shared = Shared { try await RedisServer.start() }
 
-    /// - Parameter configuration: directives and their arguments, as in redis.conf: `["maxmemory 10mb", "requirepass secret"]`.
-    public static func start(configuration: [String] = []) async throws -> RedisServer {
+    /// - Parameters:
+    ///   - configuration: directives and their arguments, as in redis.conf: `["maxmemory 10mb"]`.
+    ///   - password: of the default user, which `connect` uses.
+    public static func start(configuration: [String] = [], password: String? = nil) async throws -> RedisServer {
+        try await start(
+            configuration: ["save \"\"", "appendonly no"] + configuration, password: password, isSentinel: false)
+    }
+
+    static func startSentinel(configuration: [String], password: String?) async throws -> RedisServer {
+        try await start(configuration: configuration, password: password, isSentinel: true)
+    }
+
+    private static func start(
+        configuration: [String], password: String?, isSentinel: Bool
+    ) async throws -> RedisServer {
         let directory = try TemporaryDirectory()
         let port = try FreePort.next()
         let lines =
             [
                 "bind 127.0.0.1", "port \(port)", "unixsocket \(directory.file("redis.sock"))", "unixsocketperm 777",
-                "dir \(directory.path)", "save \"\"", "appendonly no", "daemonize no",
-            ] + configuration
+                "dir \(directory.path)", "daemonize no",
+            ] + configuration + (password.map { ["requirepass \($0)"] } ?? [])
         // PostgreSQL's user reaches the socket through the directory.
         chmod(directory.path, 0o755)
         try directory.write("redis.conf", lines.joined(separator: "\n") + "\n")
-        let arguments = ["/usr/bin/redis-server", directory.file("redis.conf")]
+        let arguments = ["/usr/bin/redis-server", directory.file("redis.conf")] + (isSentinel ? ["--sentinel"] : [])
         let process = try ServerProcess(arguments, logPath: directory.file("log"))
-        let server = RedisServer(directory: directory, port: port, arguments: arguments, process: process)
+        let server = RedisServer(
+            directory: directory, port: port, arguments: arguments, password: password, process: process)
         try await server.waitUntilReady()
         return server
     }
 
-    private init(directory: TemporaryDirectory, port: UInt16, arguments: [String], process: ServerProcess) {
+    private init(
+        directory: TemporaryDirectory, port: UInt16, arguments: [String], password: String?, process: ServerProcess
+    ) {
         self.directory = directory
         self.port = port
         self.arguments = arguments
+        self.password = password
         self.state = Mutex(process)
     }
 
@@ -54,7 +72,11 @@ public final class RedisServer: Sendable {
 
     public var process: ServerProcess { state.withLock { $0 } }
 
-    public func connect() throws -> RedisConnection { try RedisConnection(socketPath: socketPath) }
+    public func connect() throws -> RedisConnection {
+        let connection = try RedisConnection(socketPath: socketPath)
+        if let password { try connection.command("AUTH", password) }
+        return connection
+    }
 
     /// A clean shutdown.
     public func stop() { process.stop(SIGTERM) }
@@ -112,12 +134,21 @@ public final class RedisConnection: @unchecked Sendable {
 
     @discardableResult
     public func command(_ arguments: [String]) throws -> RedisReply {
-        let copies = arguments.map { strdup($0) }
-        defer { copies.forEach { free($0) } }
-        var pointers = copies.map { UnsafePointer($0) }
-        let lengths = arguments.map { $0.utf8.count }
-        guard let reply = redisCommandArgv(context, Int32(arguments.count), &pointers, lengths) else {
-            throw TestSupportError("Redis did not answer \(arguments.first ?? "")")
+        try command(bytes: arguments.map { Array($0.utf8) })
+    }
+
+    /// Arguments of any bytes.
+    @discardableResult
+    public func command(bytes arguments: [[UInt8]]) throws -> RedisReply {
+        let copies = arguments.map { argument in
+            let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: max(argument.count, 1), alignment: 1)
+            copy.copyBytes(from: argument)
+            return copy
+        }
+        defer { copies.forEach { $0.deallocate() } }
+        var pointers = copies.map { UnsafePointer($0.baseAddress?.assumingMemoryBound(to: CChar.self)) }
+        guard let reply = redisCommandArgv(context, Int32(arguments.count), &pointers, arguments.map(\.count)) else {
+            throw TestSupportError("Redis did not answer \(String(decoding: arguments.first ?? [], as: UTF8.self))")
         }
         defer { freeReplyObject(reply) }
         return decode(reply.assumingMemoryBound(to: redisReply.self))

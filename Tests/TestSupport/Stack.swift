@@ -5,7 +5,9 @@ import Foundation
 /// The servers are shared by the tests of a process unless a test hands in its own, because it stops or starves it.
 public struct Stack: Sendable {
     public let postgres: PostgresServer
+    /// One of the servers of `redisDeployment`, the only one as a rule.
     public let redis: RedisServer
+    public let redisDeployment: any RedisDeployment
     public let clickHouse: any ClickHouseEndpoint
     public let database: String
     public let prefix: String
@@ -15,22 +17,24 @@ public struct Stack: Sendable {
     public static let preloaded = Shared { try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"]) }
 
     public static func make(
-        postgres: PostgresServer? = nil, redis: RedisServer? = nil, clickHouse: (any ClickHouseEndpoint)? = nil,
+        postgres: PostgresServer? = nil, redis: (any RedisDeployment)? = nil,
+        clickHouse: (any ClickHouseEndpoint)? = nil,
         clickHouseHost: String? = nil
     ) async throws -> Stack {
         let postgres = if let postgres { postgres } else { try await preloaded.value }
-        let redis = if let redis { redis } else { try await RedisServer.shared.value }
+        let redis: any RedisDeployment = if let redis { redis } else { try await RedisServer.shared.value }
         let clickHouse: any ClickHouseEndpoint =
             if let clickHouse { clickHouse } else { try await ClickHouseServer.shared.value }
         let stack = Stack(
-            postgres: postgres, redis: redis, clickHouse: clickHouse, database: try postgres.createDatabase(),
+            postgres: postgres, redis: redis.servers[0], redisDeployment: redis, clickHouse: clickHouse,
+            database: try postgres.createDatabase(),
             prefix: uniqueName("p") + ":", clickHouseDatabase: uniqueName("mirror"), directory: try TemporaryDirectory()
         )
         let session = try stack.connect()
         try session.execute("CREATE EXTENSION pg_reactions")
         var url = clickHouse.url
         if let clickHouseHost { url = url.replacing("127.0.0.1", with: clickHouseHost) }
-        try stack.set("redis_url", "unix://" + redis.socketPath)
+        try stack.set("redis_url", redis.url)
         try stack.set("key_prefix", stack.prefix)
         try stack.set("clickhouse_url", url)
         try stack.set("clickhouse_database", stack.clickHouseDatabase)
@@ -41,8 +45,9 @@ public struct Stack: Sendable {
     /// The same database on another server: its replica, after a failover.
     public func moved(to postgres: PostgresServer) throws -> Stack {
         Stack(
-            postgres: postgres, redis: redis, clickHouse: clickHouse, database: database, prefix: prefix,
-            clickHouseDatabase: clickHouseDatabase, directory: try TemporaryDirectory())
+            postgres: postgres, redis: redis, redisDeployment: redisDeployment, clickHouse: clickHouse,
+            database: database, prefix: prefix, clickHouseDatabase: clickHouseDatabase,
+            directory: try TemporaryDirectory())
     }
 
     /// Sets `reactions.<name>` for new sessions of the database.
@@ -84,7 +89,7 @@ public struct Stack: Sendable {
             postgres:
               conninfo: "\(postgres.conninfo(database: database))"
             redis:
-              url: "unix://\(redis.socketPath)"
+              url: "\(redisDeployment.url)"
             clickhouse:
               url: "\(clickHouse.url)"
               database: "\(clickHouseDatabase)"

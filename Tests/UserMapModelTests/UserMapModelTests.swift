@@ -10,6 +10,7 @@ import Testing
         #expect(failure == nil)
         for event in [
             "answers", "unknowns", "fills", "refusals", "merges", "complete", "partial", "crashes", "removals",
+            "moves",
         ] {
             #expect(model.count(of: event) > 1000, "\(event) hardly ever happened")
         }
@@ -18,13 +19,13 @@ import Testing
     static let omissions: [Model.Omission] =
         [
             "stamp", "nonce", "absent is unknown", "marks of the unknown", "newer wins", "floor of an apply",
-            "floor of a fill", "older fill", "floor never falls",
+            "floor of a fill", "older fill", "floor never falls", "another stamp",
         ].map { .line($0) }
         + [
-            "apply what is flushed", "fill what is flushed", "epoch after the snapshot", "bound of the floor",
+            "apply what is flushed", "fill what is flushed", "bound of the floor",
             "floor of the snapshot", "marks per kind", "outbox versions", "un-reactions", "snapshot after the nonce",
             "outbox before the archive", "outbox above the floor", "removals after the confirmation",
-            "epoch after the confirmation", "raise after the confirmation",
+            "raise after the confirmation",
         ].map { .behaviour($0) }
 
     @Test(arguments: omissions)

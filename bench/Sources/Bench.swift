@@ -10,7 +10,7 @@ struct Bench: AsyncParsableCommand {
             Each benchmark checks the answers that it times, prints a table of contenders and ends with lines \
             "figure <name> <value>".
             """,
-        subcommands: [Reads.self, Writes.self, Mirror.self, Backfill.self, Migration.self])
+        subcommands: [Reads.self, Writes.self, EntityCounts.self, Mirror.self, Backfill.self, Migration.self])
 }
 
 /// What every benchmark takes.

@@ -19,6 +19,7 @@
 #include "legacy.h"
 #include "miscadmin.h"
 #include "outbox.h"
+#include "refused.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -188,6 +189,7 @@ write_events(Fold *fold, const TriggerData *data, EndedStatement statement)
 			count++;
 	if (legacy_is_frozen(fold->type))
 		frozen_end(fold->type, data, statement.is_referential, events, count);
+	refused_mark(fold->type, events, count);
 	outbox_insert(fold->type, SCOPE_REACTION, events, count);
 }
 

@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -75,6 +76,7 @@ typedef struct Catalog
 	/* What only writes and misses need, read when they do. */
 	bool		has_rest;
 	int			current_outbox;
+	bool		has_refused;
 } Catalog;
 
 static Catalog *catalog = NULL;
@@ -160,7 +162,11 @@ find_other_relations(CatalogRelations *relations)
 
 	relations->generation = own_relation(namespace_id, "_generation");
 	relations->mirror = own_relation(namespace_id, "_mirror");
+	relations->batch = own_relation(namespace_id, "_batch");
+	relations->batch_key = own_relation(namespace_id, "_batch_pkey");
 	relations->skipped = own_relation(namespace_id, "_skipped");
+	relations->refused = own_relation(namespace_id, "write_back_refused");
+	relations->refused_key = own_relation(namespace_id, "write_back_refused_pkey");
 	for (int i = 0; i < OUTBOX_TABLES; i++)
 	{
 		relations->outbox[i] = own_relation(namespace_id, psprintf("_outbox_%d", i));
@@ -260,6 +266,7 @@ read_type(TupleTableSlot *slot, MemoryContext context)
 	type->boundary.user_map_ttl_s = interval_seconds(value_at(slot, ATTR_USER_MAP_TTL));
 	type->boundary.user_map_max_age_s = interval_seconds(value_at(slot, ATTR_USER_MAP_MAX_AGE));
 	type->boundary.epoch = DatumGetInt64(value_at(slot, ATTR_EPOCH));
+	type->viral_threshold = DatumGetInt32(value_at(slot, ATTR_VIRAL_THRESHOLD));
 	return type;
 }
 
@@ -295,15 +302,21 @@ add_kind(TupleTableSlot *slot, Catalog *into)
 		ReactionType *type = lfirst(cell);
 		size_t		count = type->boundary.kind_count;
 		rx_kind    *kinds = (rx_kind *) type->boundary.kinds;
+		size_t		place;
+		int32		flag;
 
 		if (type->type_id != type_id)
 			continue;
 		kinds = kinds == NULL ? palloc(32 * sizeof(rx_kind)) : kinds;
 		if (count >= 31)
 			return;
-		kinds[count].name = text_at(slot, 2);
-		kinds[count].flag = DatumGetInt32(value_at(slot, 3));
-		type->all_flags |= kinds[count].flag;
+		flag = DatumGetInt32(value_at(slot, 3));
+		/* In the order of their flags. */
+		for (place = count; place > 0 && kinds[place - 1].flag > flag; place--)
+			kinds[place] = kinds[place - 1];
+		kinds[place].name = text_at(slot, 2);
+		kinds[place].flag = flag;
+		type->all_flags |= flag;
 		type->boundary.kinds = kinds;
 		type->boundary.kind_count = count + 1;
 	}
@@ -370,6 +383,16 @@ current_catalog(void)
 	return catalog;
 }
 
+static bool
+has_blocks(Oid relation_id)
+{
+	Relation	relation = table_open(relation_id, AccessShareLock);
+	bool		result = RelationGetNumberOfBlocks(relation) > 0;
+
+	table_close(relation, AccessShareLock);
+	return result;
+}
+
 /* The catalog with all of it. What is read is complete before it is called so, and again if it has become stale meanwhile. */
 static Catalog *
 whole_catalog(void)
@@ -384,6 +407,7 @@ whole_catalog(void)
 		snapshot = RegisterSnapshot(catalog_newest_snapshot());
 		scan_relation(current->relations.mirror, snapshot, set_current_outbox, current);
 		UnregisterSnapshot(snapshot);
+		current->has_refused = has_blocks(current->relations.refused);
 		current->has_rest = true;
 		if (IsInParallelMode())
 			break;
@@ -401,6 +425,12 @@ int
 catalog_current_outbox(void)
 {
 	return whole_catalog()->current_outbox;
+}
+
+bool
+catalog_has_refused(void)
+{
+	return whole_catalog()->has_refused;
 }
 
 ReactionType *

@@ -46,6 +46,7 @@ typedef struct ReactionType
 	bool		backfilled;		/* an UPDATE that changes nothing needs no event */
 	bool		redirects_inserts;	/* INSERTs into a frozen table become react */
 	int32		all_flags;		/* of every kind */
+	int32		viral_threshold;	/* reactions from which on an entity is viral */
 	rx_type		boundary;		/* the same for the Swift half; system identifier and timeline are set per use */
 
 	List	   *labels;			/* of KindLabel, found so far */
@@ -62,7 +63,11 @@ typedef struct CatalogRelations
 	Oid			generation;
 	Oid			version_sequence;
 	Oid			mirror;
+	Oid			batch;
+	Oid			batch_key;
 	Oid			skipped;
+	Oid			refused;
+	Oid			refused_key;
 	Oid			outbox[OUTBOX_TABLES];
 	Oid			outbox_key[OUTBOX_TABLES];
 } CatalogRelations;
@@ -84,6 +89,9 @@ extern ReactionType *catalog_cached_type(int16 type_id);
 
 /* The outbox table that is written at present, 0 .. OUTBOX_TABLES - 1. */
 extern int	catalog_current_outbox(void);
+
+/* Whether any table may have refused something: what is noted before a rollback's flip is seen by whoever sees the flip. */
+extern bool catalog_has_refused(void);
 
 /* The flag of a kind; raises 22023 if the type has no such kind. */
 extern int32 catalog_flag(ReactionType *type, const char *kind);

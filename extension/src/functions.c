@@ -5,7 +5,7 @@
  * fetches the user's whole map, and the others are answered from it. "Same snapshot" is by content, because PL/pgSQL keeps call
  * sites for the whole transaction: the snapshot changes with every statement that could see anything new.
  */
-#include "compat.h"
+#include "functions.h"
 
 #include "access/xact.h"
 #include "common/hashfn.h"
@@ -109,8 +109,7 @@ look_up(const UserFlags *whole, int64 entity_id)
 	return low < whole->count && whole->entity_ids[low] == entity_id ? whole->flags[low] : 0;
 }
 
-/* Raises what a read failed with, unless it means "unknown" and the setting wants null for that. */
-static void
+void
 unknown_or_raise(const rx_error *error)
 {
 	if (on_unavailable == ON_UNAVAILABLE_NULL && report_is_unavailable(error))
@@ -159,8 +158,8 @@ reactions_flags(PG_FUNCTION_ARGS)
 	PG_RETURN_NULL();
 }
 
-/* Into the result that the executor materializes; its own description saves a look-up of the function's. */
-static ReturnSetInfo *
+/* The executor's own description saves a look-up of the function's. */
+ReturnSetInfo *
 begin_rows(FunctionCallInfo fcinfo)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -191,8 +190,7 @@ compare_positions(const void *left, const void *right, void *ids)
 	return a < b ? -1 : a > b ? 1 : 0;
 }
 
-/* The array's distinct ids in the order of their first occurrence; raises for what cannot be a list of ids. */
-static int64 *
+int64 *
 distinct_ids(ArrayType *array, size_t *count)
 {
 	int			length;

@@ -23,6 +23,7 @@ double		compare_share = 0.01;
 
 static char *redis_url;
 static char *redis_user;
+static char *redis_sentinel_user;
 static char *key_prefix;
 static char *clickhouse_url;
 static char *clickhouse_database;
@@ -74,10 +75,15 @@ guc_init(void)
 {
 	define_endpoint("reactions.redis_url", &redis_url, "",
 					"Where Redis is.",
-					"redis://host:port/db or unix:///path/of/socket?db=0. Empty: reads fail, writes go to the outbox only.");
+					"redis://host:port/db; redis://host:port,host:port for a cluster; redis-sentinel://host:port,host:port/master?db=0; or "
+					"unix:///path/of/socket?db=0. Empty: reads fail, writes go to the outbox only.");
 	define_endpoint("reactions.redis_user", &redis_user, "",
 					"ACL user for Redis.",
 					"Empty: the default user. The password is the line redis_password=... of reactions.secrets_file.");
+	define_endpoint("reactions.redis_sentinel_user", &redis_sentinel_user, "",
+					"ACL user for the sentinels.",
+					"Empty: the default user. The password is the line redis_sentinel_password=... of reactions.secrets_file; without "
+					"it the sentinels are asked without logging in.");
 	define_endpoint("reactions.key_prefix", &key_prefix, "",
 					"Put before every Redis key.",
 					"Two databases that share a Redis need different prefixes. The agent reads this setting from the database; "
@@ -91,7 +97,7 @@ guc_init(void)
 					"User for ClickHouse.",
 					"Empty: default. The password is the line clickhouse_password=... of reactions.secrets_file.");
 	define_endpoint("reactions.secrets_file", &secrets_file, "",
-					"File with redis_password= and clickhouse_password= lines.",
+					"File with redis_password=, redis_sentinel_password= and clickhouse_password= lines.",
 					"Must belong to the server's user or root and be readable by no one else (mode 0600). Reread on reload.");
 
 	define_timeout("reactions.redis_connect_timeout", &redis_connect_timeout_ms, 200, PGC_USERSET,
@@ -220,6 +226,8 @@ configure(int level)
 	settings.redis_url = redis_url;
 	settings.redis_user = redis_user;
 	settings.redis_password = secret_line(secrets, "redis_password");
+	settings.redis_sentinel_user = redis_sentinel_user;
+	settings.redis_sentinel_password = secret_line(secrets, "redis_sentinel_password");
 	settings.key_prefix = key_prefix;
 	settings.clickhouse_url = clickhouse_url;
 	settings.clickhouse_database = clickhouse_database;

@@ -201,7 +201,7 @@ run_for_user(rx_read_request *request, TruthQuestion *question, UserFlags *resul
 	return done;
 }
 
-static bool
+bool
 reads_table_only(const ReactionType *type)
 {
 	return type->phase == PHASE_ATTACHED || type->phase == PHASE_DUAL_READ ||
@@ -276,10 +276,7 @@ begin_request(rx_read_request *request, ReactionType *type, int64 user_id)
 	request->truth = legacy_is_truth(type) ? RX_TRUTH_TABLE : RX_TRUTH_CLICKHOUSE;
 }
 
-/*
- * The newest of what others have committed and, as in any statement, of one's own only what earlier commands have done.
- */
-static Snapshot
+Snapshot
 register_table_snapshot(void)
 {
 	Snapshot	snapshot = RegisterSnapshot(catalog_newest_snapshot());

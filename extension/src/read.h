@@ -34,4 +34,13 @@ extern int32 read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 extern bool read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit, UserFlags *result,
 					  rx_error *error);
 
+/* Whether the phase, and what the transaction has written, let nobody answer but the table. */
+extern bool reads_table_only(const ReactionType *type);
+
+/*
+ * In which the table is read: the newest of what others have committed and, as in any statement, of one's own only what earlier
+ * commands have done.
+ */
+extern Snapshot register_table_snapshot(void);
+
 #endif							/* PG_REACTIONS_READ_H */

@@ -2,9 +2,9 @@
  * What happens around a commit.
  *
  * Before it (an error would still be harmless, but none is wanted): Redis is connected to if need be, so that a session sees what it has
- * just written; the apply is formatted, and the agent's bell is rung if it is asleep.
- * After it, in the COMMIT callback, which may not raise, cannot be cancelled and holds locks: what was formatted is sent with poll(2)
- * under one deadline for all keys, on a connection that is already open. Whatever does not get through is the agent's.
+ * just written; the events to apply are noted, and the agent's bell is rung if it is asleep.
+ * After it, in the COMMIT callback, which may not raise, cannot be cancelled and holds locks: what was noted is sent with poll(2)
+ * under one deadline for all keys, on connections that are already open. Whatever does not get through is the agent's.
  *
  * Bell. The agent holds an advisory lock while it is asleep. It takes the lock first, then drains until no transaction of a later
  * snapshot runs. A writer tries the lock, in share mode and without waiting, when it has its xid and before it commits. Either it sees the
@@ -115,17 +115,14 @@ agent_is_asleep(void)
 }
 
 /*
- * Waits for a connection to Redis, no longer than the apply itself may take: statement_timeout is off by now, and locks are held.
+ * Waits for connections to Redis, no longer than the apply itself may take: statement_timeout is off by now, and locks are held.
  * Without a connection the agent applies. May raise on a cancel.
  */
 static void
 connect_for_apply(void)
 {
-	rx_exchange *exchange;
+	rx_exchange *exchange = rx_open_begin();
 
-	if (!guc_try_configure())
-		return;
-	exchange = rx_open_begin();
 	PG_TRY();
 	{
 		(void) exchange_run_within(exchange, commit_timeout_ms);
@@ -137,16 +134,15 @@ connect_for_apply(void)
 	PG_END_TRY();
 }
 
-/* Formats the apply, a type at a time, in the order of versions. */
+/* Notes what is to be applied, a type at a time, in the order of versions, and connects to whom it is for. */
 static void
 prepare_apply(void)
 {
 	rx_event	events[REMEMBERED_EVENTS];
 	bool		taken[REMEMBERED_EVENTS] = {false};
 
-	if (!apply_at_commit || too_many || remembered_count == 0)
+	if (!apply_at_commit || too_many || remembered_count == 0 || !guc_try_configure())
 		return;
-	connect_for_apply();
 	for (int first = 0; first < remembered_count; first++)
 	{
 		ReactionType *type;
@@ -165,6 +161,8 @@ prepare_apply(void)
 		if (type != NULL && rx_apply_prepare(catalog_boundary(type), events, count) > 0)
 			apply_prepared = true;
 	}
+	if (apply_prepared)
+		connect_for_apply();
 }
 
 /* In the COMMIT callback: nothing here raises, allocates from PostgreSQL or waits beyond the deadline. */

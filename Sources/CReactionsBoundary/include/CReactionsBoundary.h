@@ -45,9 +45,11 @@ typedef struct rx_error
 /* Where the servers are; from the reactions.* settings and the secrets file. Strings are NUL-terminated, empty means unset. */
 typedef struct rx_settings
 {
-	const char *redis_url;				/* redis://host:port/db or unix:///path?db=0 */
+	const char *redis_url;				/* redis://host:port,host:port/db, redis-sentinel://host:port/master?db=0 or unix:///path?db=0 */
 	const char *redis_user;
 	const char *redis_password;
+	const char *redis_sentinel_user;
+	const char *redis_sentinel_password;
 	const char *key_prefix;
 	const char *clickhouse_url;			/* http://host:8123 */
 	const char *clickhouse_database;
@@ -236,20 +238,103 @@ void		rx_copy_answer(rx_exchange *exchange, int64_t *entity_ids, int32_t *flags)
  */
 rx_exchange *rx_page_begin(const rx_type *type, int64_t user_id, int32_t mask, int64_t after, int32_t limit);
 
-/* ---- applying at commit -------------------------------------------------------------------------------------------------- */
+/* ---- reading entities ---------------------------------------------------------------------------------------------------- */
 
-/* Connects to Redis if there is no connection; without a result. To be run before rx_apply_prepare, which does not connect. */
-rx_exchange *rx_open_begin(void);
+/* What is counted. */
+typedef enum rx_count_subject
+{
+	RX_COUNT_KINDS = 0,			/* a number for each kind of the type, in its order */
+	RX_COUNT_USERS = 1,			/* one number: users who have any kind */
+	RX_COUNT_EVER_REACTED = 2	/* one number: an estimate of the users who have ever had one; of ClickHouse alone */
+} rx_count_subject;
+
+typedef struct rx_counts_request
+{
+	const rx_type *type;
+	const int64_t *entity_ids;	/* distinct */
+	size_t		entity_count;
+	int32_t		subject;		/* rx_count_subject */
+} rx_counts_request;
+
+rx_exchange *rx_counts_begin(const rx_counts_request *request);
+
+/* After RX_DONE. Copies the numbers, entity by entity, and the tier that Redis has of each: 'r' regular, 'v' viral, 0 none. */
+void		rx_copy_counts(rx_exchange *exchange, int64_t *numbers, uint8_t *tiers);
+
+/* Where a user stands among those who have reacted to an entity: descending by version, time, user. */
+typedef struct rx_position
+{
+	int64_t		version;		/* of the user's newest event on the entity */
+	int64_t		user_id;
+	uint32_t	time;			/* Unix seconds; 0: not known */
+} rx_position;
+
+typedef struct rx_reactors_request
+{
+	const rx_type *type;
+	int64_t		entity_id;
+	int32_t		mask;			/* those who have one of these kinds */
+	int32_t		limit;
+	uint8_t		has_bound;		/* 1: below `bound`; 0: from the newest on */
+	rx_position bound;
+	int64_t		seen_batch;		/* of the result of the page before; 0, 0 on the first one */
+	int32_t		seen_part;
+} rx_reactors_request;
+
+rx_exchange *rx_reactors_begin(const rx_reactors_request *request);
+
+typedef struct rx_reactor
+{
+	rx_position position;
+	int32_t		flags;			/* all of the user's */
+} rx_reactor;
+
+typedef struct rx_reactors_result
+{
+	size_t		count;			/* fewer than the limit: there is nobody else */
+	int64_t		seen_batch;		/* up to where the page shows what has happened */
+	int32_t		seen_part;
+} rx_reactors_result;
+
+/* After RX_DONE. */
+void		rx_reactors_answer(rx_exchange *exchange, rx_reactors_result *result);
+void		rx_copy_reactors(rx_exchange *exchange, rx_reactor *reactors);
 
 /*
- * Formats the apply of the events (all of one type; in version order per key) onto the open Redis connection. Called before commit,
- * where failing is harmless. May be called once per type. Returns the number of events that are pending afterwards; 0 when there
- * is no usable connection (the agent will apply them).
+ * After RX_WANT_TRUTH of either: the entities that Redis does not have. None: the rest of an entity that it has in part. To be answered
+ * with the table's numbers, as many as the request's subject has for each, or with the batch as of which ClickHouse is to be asked.
+ */
+void		rx_wanted_entities(rx_exchange *exchange, const int64_t **entity_ids, size_t *count);
+void		rx_give_counts(rx_exchange *exchange, const int64_t *numbers, size_t count);
+void		rx_give_batch(rx_exchange *exchange, int64_t batch);
+
+/* What Redis keeps of an entity. Times are Unix seconds, 0 if not known. */
+typedef struct rx_entity_status
+{
+	uint8_t		tier;			/* 'r', 'v', 0: nothing */
+	int64_t		tier_since;
+	char		reason[64];		/* NUL-terminated */
+	int64_t		counted_batch;	/* the last one with a change of the entity's */
+	int64_t		built_at;
+} rx_entity_status;
+
+rx_exchange *rx_entity_status_begin(const rx_type *type, int64_t entity_id);
+void		rx_entity_status_answer(rx_exchange *exchange, rx_entity_status *status);
+
+/* ---- applying at commit -------------------------------------------------------------------------------------------------- */
+
+/*
+ * Notes the events (all of one type; in version order per key) to be applied when the transaction has committed. Called before commit,
+ * where failing is harmless. May be called once per type. Returns the number of events that are noted afterwards.
  */
 size_t		rx_apply_prepare(const rx_type *type, const rx_event *events, size_t count);
 
-/* Sends what was prepared. Never fails: RX_DONE also when it was given up. C polls with poll(2) and calls again; at its
- * deadline it calls rx_apply_abandon, which closes the connection if a reply is outstanding. */
+/* Connects to the servers of Redis that the noted events are for, as far as there is no connection; without a result. */
+rx_exchange *rx_open_begin(void);
+
+/* Sends what was noted, over connections that are open; nothing is connected to here. What has none is the agent's. Never fails:
+ * RX_DONE also when it was given up. C polls with poll(2) and calls again; at its deadline it calls rx_apply_abandon, which closes
+ * the connections on which a reply is outstanding. */
 rx_wait		rx_apply_step(int32_t ready);
 void		rx_apply_abandon(void);
 

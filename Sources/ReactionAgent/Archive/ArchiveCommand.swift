@@ -34,13 +34,7 @@ public struct ArchiveCommand: Sendable {
     }
 
     public func run() async throws {
-        Agent.prepareMemory()
-        // A limit on the size of files is then an error like a full disk, and not the end of the process.
-        signal(SIGXFSZ, SIG_IGN)
-        let session = ArchiveSession(settings: settings.postgres.patient)
-        try await session.open()
-        try IncompatibleExtension.check(try await session.extensionVersion())
-        let type = try await session.type(entityType)
+        let (session, type) = try await ArchiveSession.begin(settings, entityType)
         guard type.phase == "stop_writes", let table = type.table, let stopVersion = type.stopVersion else {
             return try await explain(type)
         }
@@ -249,5 +243,18 @@ public struct ArchiveCommand: Sendable {
         case .drop: "table \(table) is dropped"
         case .keep: "table \(table) stays, and takes no writes"
         }
+    }
+}
+
+extension ArchiveSession {
+    /// How each command of an archive begins.
+    static func begin(_ settings: Settings, _ entityType: String) async throws -> (ArchiveSession, ArchivedType) {
+        Agent.prepareMemory()
+        // A limit on the size of files is then an error like a full disk, and not the end of the process.
+        signal(SIGXFSZ, SIG_IGN)
+        let session = ArchiveSession(settings: settings.postgres.patient)
+        try await session.open()
+        try IncompatibleExtension.check(try await session.extensionVersion())
+        return (session, try await session.type(entityType))
     }
 }

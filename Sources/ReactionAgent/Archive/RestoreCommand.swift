@@ -12,26 +12,27 @@ public struct RestoreCommand: Sendable {
     private let tableName: String?
     private let rollsBack: Bool
     private let screen: ArchiveScreen
+    private let notice: @Sendable (String) -> Void
 
     /// - Parameters:
     ///   - tableName: nil for the archived one.
     ///   - rollsBack: has the agent write into the table what has happened since.
-    public init(settings: Settings, entityType: String, directory: String, tableName: String?, rollsBack: Bool) {
+    ///   - notice: told what PostgreSQL says meanwhile, and what is waited for.
+    public init(
+        settings: Settings, entityType: String, directory: String, tableName: String?, rollsBack: Bool,
+        notice: @escaping @Sendable (String) -> Void
+    ) {
         self.settings = settings
         self.entityType = entityType
         self.directory = ArchiveDirectory(path: directory)
         self.tableName = tableName
         self.rollsBack = rollsBack
+        self.notice = notice
         screen = ArchiveScreen(entityType: entityType)
     }
 
     public func run() async throws {
-        Agent.prepareMemory()
-        signal(SIGXFSZ, SIG_IGN)
-        let session = ArchiveSession(settings: settings.postgres.patient)
-        try await session.open()
-        try IncompatibleExtension.check(try await session.extensionVersion())
-        let type = try await session.type(entityType)
+        let (session, type) = try await ArchiveSession.begin(settings, entityType)
         guard type.phase == "archived" else {
             throw ArchiveProblem("entity type \(entityType) is in phase \(type.phase): it has nothing to be restored")
         }
@@ -40,8 +41,10 @@ public struct RestoreCommand: Sendable {
         try await restore.open()
         if let table = type.table {
             let name = tableName ?? manifest.tableName
-            try await restore.attach(entityType, kept: table, name: name)
-            try await restore.flip(entityType, report: try report(manifest, leftOut: 0))
+            try await whenThereIsAGap { () async throws(PostgresError) in
+                try await restore.attach(entityType, kept: table, name: name)
+            }
+            try await flip(restore, try report(manifest, leftOut: 0))
             print("\(entityType)  restored: table \(table) was still there, and is \(name) again")
         } else {
             try await load(manifest, session, restore)
@@ -51,7 +54,7 @@ public struct RestoreCommand: Sendable {
         }
         print("\(entityType)  writing what has happened since")
         fflush(nil)
-        try await restore.rollBack(entityType)
+        try await PhaseCommand(settings: settings, name: "restore", notice: notice).rollBack(entityType)
         print("\(entityType)  rolled back: the table is the truth again")
     }
 
@@ -71,8 +74,10 @@ public struct RestoreCommand: Sendable {
         let (loaded, leftOut) = try await load(manifest, into: table, restore, forgotten)
         try await compare(table, with: loaded, check)
         let removed = try await complete(description, table, restore)
-        let lacking = try await restore.attach(entityType, description, table)
-        try await restore.flip(entityType, report: try report(manifest, leftOut: leftOut.rows + removed))
+        let lacking = try await whenThereIsAGap { () async throws(PostgresError) in
+            try await restore.attach(entityType, description, table)
+        }
+        try await flip(restore, try report(manifest, leftOut: leftOut.rows + removed))
         for line in lacking { print("note: \(line)") }
         print("\(entityType)  restored: \(loaded.rows - removed) rows in table \(table)")
         if leftOut.rows > 0 { print("\(leftOut.rows) rows of forgotten users are left out") }
@@ -150,6 +155,17 @@ public struct RestoreCommand: Sendable {
         }
         if let path = try file.finish() { print("\(file.rows) rows are left out, and kept in \(path): \(step.name)") }
         return file.rows
+    }
+
+    private func flip(_ restore: RestoreSession, _ report: String) async throws {
+        try await whenThereIsAGap { () async throws(PostgresError) in
+            try await restore.flip(entityType, report: report)
+        }
+    }
+
+    /// What was loaded is not given up because somebody keeps the fence busy.
+    private func whenThereIsAGap<Answer>(_ body: () async throws(PostgresError) -> Answer) async throws -> Answer {
+        try await insisting(on: ["55P03", "40P01"], refused: { notice("\($0.message): trying again\n") }, body)
     }
 
     private func report(_ manifest: Manifest, leftOut: Int64) throws -> String {

@@ -13,10 +13,7 @@ public struct VerifyCommand: Sendable {
     }
 
     public func run() async throws {
-        let session = ArchiveSession(settings: settings.postgres)
-        try await session.open()
-        try IncompatibleExtension.check(try await session.extensionVersion())
-        let type = try await session.type(entityType)
+        let (_, type) = try await ArchiveSession.begin(settings, entityType)
         // Before the last step nobody but the manifest itself knows what it should say.
         let manifest =
             type.phase == "archived"

@@ -21,7 +21,7 @@ actor BackfillStore {
     /// When the server started, in unix seconds, give or take one.
     func startedAt() throws(SinkError) -> Int64 {
         session = nil
-        return try open().identity.startedAt
+        return try forgettingSession { session throws(SinkError) in session.identity.startedAt }
     }
 
     // MARK: Ranges
@@ -67,7 +67,7 @@ actor BackfillStore {
         }
     }
 
-    /// The answer to `TypeRows.histogram`.
+    /// The answer to a histogram: rows per bucket.
     func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
         try forgettingSession { session throws(SinkError) in try session.histogram(text) }
     }
@@ -139,22 +139,10 @@ actor BackfillStore {
         }
     }
 
-    private func open() throws(SinkError) -> ClickHouseSession {
-        if let session { return session }
-        let session = try ClickHouseSession(settings)
-        self.session = session
-        return session
-    }
-
     func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
-        do {
-            return try body(try open())
-        } catch {
-            if error.isUnanswered { session = nil }
-            throw error
-        }
+        try session.use(settings, body)
     }
 }
 
@@ -167,13 +155,14 @@ extension ClickHouseSession {
         return numbers
     }
 
-    /// The answer to `TypeRows.histogram`.
+    /// The answer to a histogram: rows per bucket.
     func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
         let rows = try client.rows(text, settings: Removal.settings(abilities))
-        return Dictionary(
-            rows.compactMap { row in
-                guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
-                return (bucket, count)
-            }, uniquingKeysWith: +)
+        let counts = rows.compactMap { row -> (UInt64, Int64)? in
+            guard row.count == 2, let bucket = UInt64(row[0]), let count = Int64(row[1]) else { return nil }
+            return (bucket, count)
+        }
+        guard counts.count == rows.count else { throw .nonsense }
+        return Dictionary(counts, uniquingKeysWith: +)
     }
 }

@@ -125,22 +125,12 @@ public actor ClickHouseSink: Sink {
         }
     }
 
-    private func open() throws(SinkError) -> ClickHouseSession {
-        if let session { return session }
-        let session = try ClickHouseSession(settings)
-        self.session = session
-        return session
-    }
+    private func open() throws(SinkError) -> ClickHouseSession { try session.open(settings) }
 
     private func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
-        do {
-            return try body(try open())
-        } catch {
-            if error.isUnanswered { session = nil }
-            throw error
-        }
+        try session.use(settings, body)
     }
 
     private func work(

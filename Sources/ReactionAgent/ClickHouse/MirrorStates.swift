@@ -53,21 +53,14 @@ actor MirrorStates {
     private func forgettingSession<Answer>(
         _ body: (ClickHouseSession) throws(SinkError) -> Answer
     ) throws(SinkError) -> Answer {
-        do {
-            let session = if let session { session } else { try ClickHouseSession(settings) }
-            self.session = session
-            return try body(session)
-        } catch {
-            session = nil
-            throw error
-        }
+        try session.use(settings, body)
     }
 }
 
 /// Runs of user ids that together are all there are, each with about as many rows in ClickHouse: users that it does not know are in them,
 /// too.
 struct UserSlices {
-    private var plan: SealPlan
+    private var plan: SlicePlan
     private let states: MirrorStates
     private var next: Int64?
     private let end: Int64
@@ -77,7 +70,7 @@ struct UserSlices {
     ///   - users: whom the slices cover.
     init(known: ClosedRange<Int64>?, of users: ClosedRange<Int64>, rows: Int64, _ states: MirrorStates) {
         let known = known.flatMap { $0.overlaps(users) ? $0.clamped(to: users) : nil }
-        plan = SealPlan(users: known, sliceRows: rows)
+        plan = SlicePlan(users: known, sliceRows: rows)
         next = users.lowerBound
         end = users.upperBound
         self.states = states
@@ -93,8 +86,8 @@ struct UserSlices {
                 return first...end
             case .count(let users, let width):
                 plan.counted(try await states.histogram(users, width: width))
-            case .seal(let users):
-                plan.sealed()
+            case .take(let users):
+                plan.taken()
                 next = users.upperBound < end ? users.upperBound + 1 : nil
                 return first...users.upperBound
             }

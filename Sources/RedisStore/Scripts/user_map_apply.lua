@@ -1,5 +1,8 @@
 -- KEYS: the map. ARGV: stamp, then (entity, set, clear, version) for each event, in any order.
 -- Returns the number of fields that changed, or -1 if there is no map.
+--
+-- A map of another stamp goes. It is absent for everybody now, but the slot may move back, or the server be promoted again, to where it
+-- would not be; and it misses these events.
 
 local key = KEYS[1]
 local names = { MARKER }
@@ -12,7 +15,10 @@ for i = 1, #names, CHUNK do
     for j = i, last do texts[names[j]] = found[j - i + 1] end
 end
 local marker = parse_marker(texts[MARKER], ARGV[1])
-if not marker then return -1 end
+if not marker then
+    if texts[MARKER] then redis.call('DEL', key) end  -- rule: another stamp
+    return -1
+end
 
 local fields = {}
 for i = 2, #ARGV, 4 do

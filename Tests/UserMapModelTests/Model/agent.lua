@@ -5,7 +5,7 @@ function add_agent(world)
     local batches, late = {}, {}
     -- How many of the batches: each step goes in order.
     local done = { applied = 0, confirmed = 0, removed = 0, finished = 0 }
-    local seen, epoch_seen
+    local seen
 
     world.forming = nil  -- the transaction that forms a batch
     world.archive = {}   -- slot → {version, value}: ClickHouse
@@ -38,7 +38,7 @@ function add_agent(world)
     -- Forming a batch takes two steps: the sequence and an xid; snapshot and commit.
     function world.look()
         if world.forming then return end
-        seen, epoch_seen = world.last_version, world.epoch
+        seen = world.last_version
         world.forming = world.begin()
     end
 
@@ -47,7 +47,6 @@ function add_agent(world)
         local batch = {
             seen = seen, xid = world.forming.xid, snapshot = world.snapshot(), events = {}, epoch = world.epoch,
         }
-        if off['epoch after the snapshot'] then batch.epoch = epoch_seen end
         local previous = batches[#batches] and batches[#batches].snapshot.commits or 0
         for commit = previous + 1, batch.snapshot.commits do
             for _, event in ipairs(world.commits[commit]) do batch.events[#batch.events + 1] = event end
@@ -87,8 +86,8 @@ function add_agent(world)
     function world.offer()
         local batch = batches[done.applied + 1]
         if not batch then return false end
-        local epoch = batch.epoch
-        if chance(2) and not off['epoch after the snapshot'] then epoch = world.epoch end
+        -- An older epoch than the map's takes the map along.
+        local epoch = chance(2) and world.epoch or batch.epoch
         local changes = divide(batch.events)
         world.apply(changes, world.stamp(epoch))
         if chance(3) then world.send_later(changes, world.stamp(epoch)) end
@@ -106,7 +105,7 @@ function add_agent(world)
             if #event.removed > 1 then
                 redis.map = nil
             elseif event.has_rows or not event.is_confirmed then
-                local epoch = off['epoch after the confirmation'] and batch.epoch or world.epoch
+                local epoch = chance(2) and world.epoch or batch.epoch
                 world.apply({ { entity = event.removed[1], set = 0, clear = 3, version = event.version } }, world.stamp(epoch))
             end
         end

@@ -65,13 +65,15 @@ function redis.run(name, arguments)
     return scripts[name]()
 end
 
--- What happens to a Redis: adds evict, save, restart and wait to the world.
+-- What happens to a Redis: adds evict, save, restart, move and wait to the world.
 function add_redis(world)
     local random, chance = world.random, world.chance
     local image
 
     redis.map, redis.clock_ms = nil, 1e12
-    world.run_id = 1
+    -- The server that has the map, and the one that it moves to and comes back from.
+    world.run_id, world.other_id = 1, 2
+    local newest_id = 2
 
     local function copy(from)
         if not from then return nil end
@@ -88,8 +90,15 @@ function add_redis(world)
 
     -- Comes back empty or with an old file.
     function world.restart()
-        world.run_id = world.run_id + 1
+        newest_id = newest_id + 1
+        world.run_id = newest_id
         redis.map = chance(3) and copy(image) or nil
+    end
+
+    -- The map's slot moves, and the map with it.
+    function world.move()
+        world.run_id, world.other_id = world.other_id, world.run_id
+        count('moves')
     end
 
     function world.wait() redis.clock_ms = redis.clock_ms + (chance(20) and 3600000 or random(1500)) end

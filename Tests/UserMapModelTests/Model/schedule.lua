@@ -72,7 +72,7 @@ local function schedule(seed)
     for _, action in ipairs(agents[random(2)]) do common[#common + 1] = action end
     local troubles = {
         { world.evict }, { world.save, world.restart }, { world.raise, world.give_up }, { world.crash },
-        { world.wait }, { world.evict, world.restart, world.raise, world.wait },
+        { world.wait }, { world.evict, world.restart, world.raise, world.wait }, { world.move },
     }
     local rare, calm = troubles[random(#troubles)], 5 + random(30)
     if world.is_removing and chance(2) then

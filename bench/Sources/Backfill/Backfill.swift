@@ -26,7 +26,7 @@ struct Backfill: AsyncParsableCommand {
         var pipeOfAll: [Double] = []
         for _ in 0..<rounds {
             pipe.append(try await site.pipe(into: ["entityMetricEvents"]))
-            pipeOfAll.append(try await site.pipe(into: BackfillSite.tables))
+            pipeOfAll.append(try await site.pipe(into: MirrorRows.tables))
             runs.append(try await site.backfill())
             matches.append(try await site.match())
         }

@@ -26,9 +26,8 @@ struct BackfillSite {
     let session: PostgresConnection
     let rows: Int
     let users: Int
-    let pipeDatabase = uniqueName("pipe")
+    private let piped: Pipe
 
-    static let tables = ["reactionsByEntity", "reactionDeltas", "entityMetricEvents"]
     private static let kinds = "(ARRAY['Like', 'Laugh', 'Cry', 'Heart'])"
 
     /// Rows in the order in which they were made, as in a table that grew: users and entities far apart.
@@ -40,8 +39,7 @@ struct BackfillSite {
         let site = BackfillSite(
             stack: stack, postgres: postgres, clickHouse: clickHouse, session: session,
             rows: Int(try session.value(#"SELECT count(*) FROM "ImageReaction""#) ?? "") ?? 0,
-            users: users(of: rows))
-        try await stack.reactiond("init-clickhouse", "--set", "clickhouse.database=\(site.pipeDatabase)")
+            users: users(of: rows), piped: try await Pipe.make(stack, clickHouse))
         try site.session.execute("CHECKPOINT")
         return site
     }
@@ -74,47 +72,31 @@ struct BackfillSite {
 
     /// Starts the agent on empty tables, waits until it has sealed the backfill, and checks what ClickHouse then holds.
     func backfill() async throws -> BackfillRun {
-        try truncate(stack.clickHouseDatabase)
+        try clickHouse.truncateMirror(stack.clickHouseDatabase)
         try session.execute("SELECT reactions.restart_backfill('Image')")
-        let before = cpu(nil)
+        let before = cpuSeconds(agent: nil, postgres, clickHouse)
         let began = try session.value("SELECT clock_timestamp()") ?? ""
         let agent = try stack.startAgent(Stack.withoutMatches)
         defer { agent.stop() }
         try await eventually(within: .seconds(900), "the backfill is sealed") {
             try session.value("SELECT state FROM reactions.backfill") == "sealed"
         }
-        let after = cpu(agent)
+        let after = cpuSeconds(agent: agent, postgres, clickHouse)
         let times = try session.query(
             """
             SELECT extract(epoch FROM read_at - '\(began)'), extract(epoch FROM sealed_at - '\(began)'), rows FROM reactions.backfill
             """)[0].map { Double($0 ?? "") ?? .nan }
         guard times[2] == Double(rows) else { throw BenchmarkError("\(times[2]) rows were read instead of \(rows)") }
-        try check(stack.clickHouseDatabase, tables: Self.tables)
+        try check(stack.clickHouseDatabase, tables: MirrorRows.tables)
         return BackfillRun(
             read: times[0], sealed: times[1], peakKilobytes: peakKilobytes(agent.pid),
-            cpu: zip(before, after).map { (name: $0.name, seconds: $1.seconds - $0.seconds) })
+            cpu: cpuSeconds(from: before, to: after))
     }
 
     /// The seconds it takes to pipe the table into tables of the mirror's form, one after the other.
     func pipe(into tables: [String]) async throws -> Double {
-        try truncate(pipeDatabase)
-        let psql = try PostgresServer.binaries() + "/psql"
-        let start = microseconds()
-        for table in tables {
-            try await TestSupport.run(
-                [
-                    "/bin/bash", "-c",
-                    """
-                    set -o pipefail
-                    "$0" -XqAt -d "$1" -c "COPY ($2) TO STDOUT" | clickhouse-client --port "$3" --user "$4" --password "$5" \
-                        --database "$6" --query "INSERT INTO $7 FORMAT TabSeparated"
-                    """,
-                    psql, postgres.conninfo(database: stack.database), Self.query(table), String(clickHouse.tcpPort),
-                    clickHouse.user, clickHouse.password, pipeDatabase, table,
-                ], within: .seconds(900))
-        }
-        let seconds = (microseconds() - start) / 1e6
-        try check(pipeDatabase, tables: tables)
+        let seconds = try await piped.fill(tables.map { ($0, Self.query($0)) })
+        try check(piped.database, tables: tables)
         return seconds
     }
 
@@ -197,17 +179,5 @@ struct BackfillSite {
                     "wrong rows: \(table) holds \(found) instead of \([expected[0], sum]) (count and checksum)")
             }
         }
-    }
-
-    private func truncate(_ database: String) throws {
-        for table in Self.tables { try clickHouse.query("TRUNCATE TABLE \(table)", database: database) }
-    }
-
-    private func cpu(_ agent: ServerProcess?) -> [(name: String, seconds: Double)] {
-        [
-            ("reactiond", agent.map { cpuSeconds($0.pid) } ?? 0),
-            ("PostgreSQL", cpuSecondsOfTree(postgres.process.pid)),
-            ("ClickHouse, its merges included", cpuSeconds(clickHouse.process.pid)),
-        ]
     }
 }

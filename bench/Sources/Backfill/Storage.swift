@@ -21,7 +21,7 @@ struct Storage {
         }
         let count = Double(try session.value(#"SELECT count(*) FROM "ImageReaction""#) ?? "") ?? .nan
         let table = Double(try session.value(#"SELECT pg_total_relation_size('"ImageReaction"')"#) ?? "") ?? .nan
-        for table in BackfillSite.tables {
+        for table in MirrorRows.tables {
             try clickHouse.query("OPTIMIZE TABLE \(table) FINAL", database: stack.clickHouseDatabase)
         }
         let held = try stack.clickHouseRows(

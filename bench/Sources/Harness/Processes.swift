@@ -1,5 +1,24 @@
 import Foundation
 import Glibc
+import TestSupport
+
+/// CPU time that the agent and the servers have taken so far, in seconds.
+func cpuSeconds(
+    agent: ServerProcess?, _ postgres: PostgresServer, _ clickHouse: ClickHouseServer, _ redis: RedisServer? = nil
+) -> [(name: String, seconds: Double)] {
+    [
+        ("reactiond", agent.map { cpuSeconds($0.pid) } ?? 0),
+        ("PostgreSQL", cpuSecondsOfTree(postgres.process.pid)),
+        ("ClickHouse, its merges included", cpuSeconds(clickHouse.process.pid)),
+    ] + (redis.map { [("Redis", cpuSeconds($0.process.pid))] } ?? [])
+}
+
+/// What each has taken between two looks.
+func cpuSeconds(
+    from before: [(name: String, seconds: Double)], to after: [(name: String, seconds: Double)]
+) -> [(name: String, seconds: Double)] {
+    zip(before, after).map { ($0.name, $1.seconds - $0.seconds) }
+}
 
 /// CPU time of a process, its threads that have ended included, in seconds.
 func cpuSeconds(_ pid: pid_t) -> Double {

@@ -17,7 +17,7 @@ struct MirrorSite {
     let redis: RedisServer
     let clickHouse: ClickHouseServer
     let session: PostgresConnection
-    let pipeDatabase = uniqueName("pipe")
+    private let piped: Pipe
 
     /// Prime to each other, so that no two reactions are of the same user on the same entity. A chunk changes as many counts as it can.
     private static let users = 50_000
@@ -29,8 +29,8 @@ struct MirrorSite {
         let (redis, clickHouse) = (try await RedisServer.start(), try await ClickHouseServer.start())
         let stack = try await Stack.make(postgres: postgres, redis: redis, clickHouse: clickHouse)
         let site = MirrorSite(
-            stack: stack, postgres: postgres, redis: redis, clickHouse: clickHouse, session: try stack.connect())
-        try await stack.reactiond("init-clickhouse", "--set", "clickhouse.database=\(site.pipeDatabase)")
+            stack: stack, postgres: postgres, redis: redis, clickHouse: clickHouse, session: try stack.connect(),
+            piped: try await Pipe.make(stack, clickHouse))
         try site.session.execute(
             """
             CREATE TABLE reaction (
@@ -67,8 +67,8 @@ struct MirrorSite {
         let last = try session.value("SELECT max(version) FROM reactions._outbox") ?? ""
         let expected = try MirrorRows(outbox: session, above: try floor())
         let newest = Int64(try session.value("SELECT coalesce(max(batch), 0) FROM reactions._batch") ?? "") ?? 0
-        try truncate(stack.clickHouseDatabase)
-        let before = cpu(nil)
+        try clickHouse.truncateMirror(stack.clickHouseDatabase)
+        let before = cpuSeconds(agent: nil, postgres, clickHouse, redis)
         let start = microseconds()
         let agent = try stack.startAgent()
         defer { agent.stop() }
@@ -76,53 +76,24 @@ struct MirrorSite {
             try session.value("SELECT coalesce(max(floor), 0) >= \(last) FROM reactions._mirror") == "t"
         }
         let seconds = (microseconds() - start) / 1e6
-        let after = cpu(agent)
+        let after = cpuSeconds(agent: agent, postgres, clickHouse, redis)
         try expected.check(clickHouse, stack.clickHouseDatabase, batchesAbove: newest)
         return Drain(
             seconds: seconds, peakKilobytes: peakKilobytes(agent.pid),
-            cpu: zip(before, after).map { (name: $0.name, seconds: $1.seconds - $0.seconds) })
+            cpu: cpuSeconds(from: before, to: after))
     }
 
     /// The seconds it takes to pipe the outbox's unfinished rows into the three tables, one table after the other.
     func pipe() async throws -> Double {
         let floor = try floor()
         let expected = try MirrorRows(outbox: session, above: floor)
-        try truncate(pipeDatabase)
-        let psql = try PostgresServer.binaries() + "/psql"
-        let conninfo = postgres.conninfo(database: stack.database)
-        let start = microseconds()
-        for (table, query) in MirrorRows.pipedQueries(above: floor) {
-            try await TestSupport.run([
-                "/bin/bash", "-c",
-                """
-                set -o pipefail
-                "$0" -XqAt -d "$1" -c "COPY ($2) TO STDOUT" | clickhouse-client --port "$3" --user "$4" --password "$5" \
-                    --database "$6" --query "INSERT INTO $7 FORMAT TabSeparated"
-                """,
-                psql, conninfo, query, String(clickHouse.tcpPort), clickHouse.user, clickHouse.password, pipeDatabase,
-                table,
-            ])
-        }
-        let seconds = (microseconds() - start) / 1e6
-        try expected.check(clickHouse, pipeDatabase)
+        let seconds = try await piped.fill(MirrorRows.pipedQueries(above: floor))
+        try expected.check(clickHouse, piped.database)
         return seconds
     }
 
     private func floor() throws -> Int64 {
         Int64(try session.value("SELECT coalesce(max(floor), 0) FROM reactions._mirror") ?? "") ?? 0
-    }
-
-    private func truncate(_ database: String) throws {
-        for table in MirrorRows.tables { try clickHouse.query("TRUNCATE TABLE \(table)", database: database) }
-    }
-
-    private func cpu(_ agent: ServerProcess?) -> [(name: String, seconds: Double)] {
-        [
-            ("reactiond", agent.map { cpuSeconds($0.pid) } ?? 0),
-            ("PostgreSQL", cpuSecondsOfTree(postgres.process.pid)),
-            ("ClickHouse, its merges included", cpuSeconds(clickHouse.process.pid)),
-            ("Redis", cpuSeconds(redis.process.pid)),
-        ]
     }
 
     // MARK: A running agent

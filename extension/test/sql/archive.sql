@@ -11,6 +11,8 @@ SET ROLE regress_owner;
 CREATE TABLE app.users (id integer PRIMARY KEY);
 CREATE TABLE app.albums (id integer PRIMARY KEY);
 INSERT INTO app.albums SELECT generate_series(1, 10);
+CREATE TABLE app.pages (entity integer, album integer, PRIMARY KEY (entity, album));
+INSERT INTO app.pages VALUES (1, 2), (7, 2), (1, 8);
 CREATE TYPE app."Kind of" AS ENUM ('Like', 'two words', 'it''s', '"quoted"');
 CREATE TYPE app.pair AS (a integer, b text);
 CREATE TABLE app."Odd, table" (
@@ -25,6 +27,7 @@ CREATE TABLE app."Odd, table" (
     kinds app."Kind of"[], pair app.pair, at timestamptz DEFAULT now(), span interval, address inet,
     "no,te" text COLLATE "C",
     doubled integer GENERATED ALWAYS AS (entity * 2) STORED,
+    CONSTRAINT page FOREIGN KEY (entity, album) REFERENCES app.pages ON DELETE SET NULL (album),
     CONSTRAINT positive CHECK (entity > 0),
     UNIQUE ("user Id", entity, kind) INCLUDE (at)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
@@ -76,13 +79,17 @@ SELECT max(number) AS records,
 -- Gone, and made anew.
 CREATE TABLE rows_kept AS SELECT id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te", doubled FROM app."Odd, table";
 DROP TABLE app."Odd, table";
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, regress_app;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC, regress_app;
 SELECT reactions._restore_table(description, 'a', 'Odd, table') FROM kept;
 SELECT reactions._restore_table(description, 'a', 'Odd, table') FROM kept;
 SELECT reactions._restore_table(description, 'b', 'Odd, table') FROM kept;
+-- Until it has its privileges it is its owner's alone.
+SELECT c.relname, g.grantee, g.privilege_type FROM pg_class c, aclexplode(c.relacl) g WHERE c.relname LIKE 'Odd, table%' AND g.grantee <> c.relowner;
 INSERT INTO app."Odd, table" (id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te")
     OVERRIDING SYSTEM VALUE
     SELECT id, number, "user Id", entity, album, other_album, kind, flag, padded, raw, amount, ratio, doc, tags, kinds, pair, at, span, address, "no,te" FROM rows_kept;
--- A user has gone meanwhile, and an album.
+-- A user has gone meanwhile, an album, and a page of another.
 DELETE FROM app.users WHERE id = 3;
 UPDATE app."Odd, table" SET album = CASE id WHEN 1 THEN 7 ELSE 8 END, other_album = CASE id WHEN 1 THEN 7 ELSE 8 END;
 DELETE FROM app.albums WHERE id = 7;

@@ -55,6 +55,27 @@ SELECT state FROM reactions.backfill WHERE entity_type = 'Filled';
 SELECT reactions.attach('test.filled', 'Filled', 'u', 'e', 'k');
 SELECT * FROM test.backfills;
 
+-- Those before a sealed one are kept as long as their events may be sent again, by a batch that is kept or from among the parked.
+SELECT reactions.restart_backfill('Filled');
+UPDATE reactions._backfill SET sealed_at = clock_timestamp() WHERE version = (SELECT max(version) FROM reactions._backfill);
+SELECT begun FROM test.backfills WHERE entity_type = 'Filled';
+BEGIN;
+INSERT INTO reactions._batch (batch, snapshot, sequence_seen, chunk_events, events, checksum, formed_at)
+    VALUES (1, pg_current_snapshot(), 1, 1, 1, 1, clock_timestamp() - interval '1 minute');
+SELECT reactions.restart_backfill('Filled');
+SELECT begun FROM test.backfills WHERE entity_type = 'Filled';
+ROLLBACK;
+BEGIN;
+INSERT INTO reactions.parked_event SELECT max(b.version) - 1, 1, 1, 1, now(), now(), 1, 0, t.type_id, 'r', false, 6, 'refused'
+    FROM reactions._backfill b JOIN reactions.entity_type t USING (type_id) WHERE t.entity_type = 'Filled' GROUP BY t.type_id;
+SELECT reactions.restart_backfill('Filled');
+SELECT begun FROM test.backfills WHERE entity_type = 'Filled';
+ROLLBACK;
+INSERT INTO reactions._batch (batch, snapshot, sequence_seen, chunk_events, events, checksum) VALUES (1, pg_current_snapshot(), 1, 1, 1, 1);
+SELECT reactions.restart_backfill('Filled');
+SELECT begun, abandoned FROM test.backfills WHERE entity_type = 'Filled';
+DELETE FROM reactions._batch;
+
 -- An error is the doctor's business.
 UPDATE reactions._backfill SET error = 'something is wrong' WHERE version = (SELECT max(version) FROM reactions._backfill);
 SELECT "check", ok, detail FROM reactions.doctor() WHERE "check" LIKE 'backfill%';

@@ -3,7 +3,7 @@
 ///
 /// The rows are counted per bucket of equally many ids; a bucket with too many is counted again, in smaller ones, until it is a single
 /// user's.
-public struct SealPlan: Sendable {
+public struct SlicePlan: Sendable {
     /// Rows of one slice, unless one user has more.
     public static let sliceRows: Int64 = 1 << 20
     /// Buckets that a range of users is counted in.
@@ -12,7 +12,8 @@ public struct SealPlan: Sendable {
     public enum Action: Equatable, Sendable {
         /// Count the rows per bucket of so many user ids, from the first of the range.
         case count(ClosedRange<Int64>, width: UInt64)
-        case seal(ClosedRange<Int64>)
+        /// Do what is to be done for a slice.
+        case take(ClosedRange<Int64>)
         case finish
     }
 
@@ -20,7 +21,7 @@ public struct SealPlan: Sendable {
     /// What comes next is last: ranges that are known to be small enough, and others.
     private var pending: [(users: ClosedRange<Int64>, isSlice: Bool)]
 
-    /// - Parameter users: from the smallest id that is not sealed to the largest; nil if there are none.
+    /// - Parameter users: from the smallest id that is not done to the largest; nil if there are none.
     public init(users: ClosedRange<Int64>?, sliceRows: Int64 = Self.sliceRows) {
         self.sliceRows = sliceRows
         pending = users.map { [($0, false)] } ?? []
@@ -28,7 +29,7 @@ public struct SealPlan: Sendable {
 
     public var action: Action {
         guard let next = pending.last else { return .finish }
-        return next.isSlice ? .seal(next.users) : .count(next.users, width: Self.width(next.users))
+        return next.isSlice ? .take(next.users) : .count(next.users, width: Self.width(next.users))
     }
 
     /// The answer to `count`: rows per bucket, those without any may be missing.
@@ -56,7 +57,7 @@ public struct SealPlan: Sendable {
         pending += parts.reversed()
     }
 
-    public mutating func sealed() {
+    public mutating func taken() {
         if pending.last?.isSlice == true { pending.removeLast() }
     }
 
