@@ -84,7 +84,9 @@ import Testing
     }
 
     @Test func theClusterIsThatOfAllThreeTables() {
-        let tables = MirrorTable.allCases.map { [$0.rawValue, "Distributed(main, mirror, \($0)_local, intHash64(userId))"] }
+        let tables = MirrorTable.allCases.map {
+            [$0.rawValue, "Distributed(main, mirror, \($0)_local, intHash64(userId))"]
+        }
         #expect(MirrorCluster.name(tables) == "main")
         #expect(MirrorCluster.name(Array(tables.dropLast())) == nil)
         #expect(MirrorCluster.name(tables.dropLast() + [["entityMetricEvents", "Distributed(other, a, b)"]]) == nil)

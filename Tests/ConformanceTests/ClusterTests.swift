@@ -180,7 +180,8 @@ import Testing
         #expect(again.count == 7)
         for server in cluster.servers {
             let engines = try server.rows(
-                "SELECT engine, count() FROM system.tables WHERE database = '\(fixture.database)' GROUP BY engine ORDER BY engine")
+                "SELECT engine, count() FROM system.tables WHERE database = '\(fixture.database)' GROUP BY engine ORDER BY engine"
+            )
             #expect(engines == [["Distributed", "3"], ["ReplicatedReplacingMergeTree", "3"]])
         }
         #expect(throws: SinkError.self) { try ClickHouseSchema.create(fixture.settings, cluster: "unknown") }

@@ -6,7 +6,9 @@ public final class ZooKeeperServer: Sendable {
     private let directory: TemporaryDirectory
     private let process: ServerProcess
 
-    private static let jars = ["zookeeper", "zookeeper-jute", "metrics-core", "slf4j-api", "slf4j-simple", "snappy-java"]
+    private static let jars = [
+        "zookeeper", "zookeeper-jute", "metrics-core", "slf4j-api", "slf4j-simple", "snappy-java",
+    ]
 
     /// Fetches its jars into .cache/zookeeper if they are not there.
     public static func start() async throws -> ZooKeeperServer {
@@ -33,7 +35,8 @@ public final class ZooKeeperServer: Sendable {
         let path = Self.jars.map { "\(packageRoot)/.cache/zookeeper/usr/share/java/\($0).jar" }.joined(separator: ":")
         process = try ServerProcess(
             [
-                "/usr/bin/java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", path,
+                "/usr/bin/java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp",
+                path,
                 "org.apache.zookeeper.server.quorum.QuorumPeerMain", directory.file("zoo.cfg"),
             ], logPath: directory.file("log"))
     }

@@ -61,7 +61,8 @@ final class ClickHouseClient {
     }
 
     private func post(_ parameters: [Setting], body: [UInt8], isGzip: Bool) throws(SinkError) -> [UInt8] {
-        let query = (parameters + clusterSettings).map { $0.name + "=" + $0.value.percentEncoded }.joined(separator: "&")
+        let query = (parameters + clusterSettings).map { $0.name + "=" + $0.value.percentEncoded }.joined(
+            separator: "&")
         let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip)
         guard answer.status != 200 else { return answer.body }
         let code = ServerFailure.code(header: answer.exceptionCode, body: answer.body)

@@ -48,7 +48,8 @@ public enum ClickHouseSchema {
         let spread = try client.rows(MirrorCluster.query(database: database), inDatabase: false)
         for table in Set(present.compactMap(\.first)).sorted() where !spread.contains(where: { $0.first == table }) {
             throw .schema(
-                "table \(database).\(table) is one server's: rename it, or choose another database, and copy its rows afterwards")
+                "table \(database).\(table) is one server's: rename it, or choose another database, and copy its rows afterwards"
+            )
         }
         let abilities = ServerAbilities(rows: try client.rows(ServerAbilities.query, inDatabase: false))
         client.clusterSettings = cluster.settings(abilities, within: settings.requestTimeout.components.seconds)
