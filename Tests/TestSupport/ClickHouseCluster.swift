@@ -15,9 +15,11 @@ public final class ClickHouseCluster: ClickHouseEndpoint {
     public var cluster: String? { Self.name }
 
     /// One for every test that makes its own database and stops no server.
-    public static let shared = Shared { try await ClickHouseCluster.start() }
+    public static let shared = Shared { try await ClickHouseCluster.start(sessionTimeout: .seconds(120)) }
 
-    public static func start() async throws -> ClickHouseCluster {
+    /// - Parameter sessionTimeout: after which a server that is gone, or has no processor to run on, is gone for ZooKeeper. A replica that
+    ///   was killed is not active before.
+    public static func start(sessionTimeout: Duration = .seconds(3)) async throws -> ClickHouseCluster {
         let zooKeeper = try await ZooKeeperServer.start()
         let ports = try (0..<4).map { _ in try FreePort.next() }
         func replica(_ port: UInt16) -> String {
@@ -29,7 +31,7 @@ public final class ClickHouseCluster: ClickHouseEndpoint {
         func configuration(of number: Int) -> String {
             """
             <zookeeper><node><host>127.0.0.1</host><port>\(zooKeeper.port)</port></node>\
-            <session_timeout_ms>3000</session_timeout_ms></zookeeper>
+            <session_timeout_ms>\(sessionTimeout.components.seconds * 1000)</session_timeout_ms></zookeeper>
             <distributed_ddl><path>/clickhouse/ddl</path></distributed_ddl>
             <interserver_http_host>127.0.0.1</interserver_http_host>
             <macros><shard>\(number / 2)</shard><replica>\(number % 2)</replica></macros>

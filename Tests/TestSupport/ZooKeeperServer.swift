@@ -26,6 +26,7 @@ public final class ZooKeeperServer: Sendable {
             "zoo.cfg",
             """
             tickTime=500
+            maxSessionTimeout=120000
             dataDir=\(directory.file("data"))
             clientPort=\(port)
             clientPortAddress=127.0.0.1
