@@ -61,11 +61,13 @@ test-packaging: build ## what the built library links and exports
 test-bench: build ## every benchmark in its short form: answers right, figures there
 	@scripts/test bench
 
-.PHONY: bench-reads bench-writes bench-mirror bench-backfill
+.PHONY: bench-reads bench-writes bench-counts bench-mirror bench-backfill
 bench-reads: build ## measure reads beside the table, a C function and the floor
 	@scripts/bench reads $(BENCH)
 bench-writes: build ## measure writes beside a plain table and NOTIFY
 	@scripts/bench writes $(BENCH)
+bench-counts: build ## measure counts beside raw Redis, and a mixed load on one hot post
+	@scripts/bench counts $(BENCH)
 bench-mirror: build ## measure the mirror beside COPY piped into clickhouse-client
 	@scripts/bench mirror $(BENCH)
 bench-backfill: build ## measure a table's way into ClickHouse beside COPY piped into clickhouse-client

@@ -120,7 +120,8 @@ let package = Package(
         .testTarget(
             name: "ReactionAgentTests",
             dependencies: [
-                "ReactionAgent", "PostgresSource", "Pipeline", "RedisStore", "AgentTestSupport", "TestSupport",
+                "ReactionAgent", "PostgresSource", "Pipeline", "ReactionModel", "RedisStore", "AgentTestSupport",
+                "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],

@@ -97,6 +97,20 @@ BEGIN
     hint := CASE WHEN NOT ok THEN 'After a failover or restore ClickHouse may hold events that PostgreSQL lost: compare the two.' END;
     RETURN NEXT;
 
+    "check" := 'reconcile';
+    SELECT s.*, f.error INTO found FROM (VALUES (1)) one
+        LEFT JOIN reactions.reconcile_status s ON true
+        LEFT JOIN LATERAL (
+            SELECT r.error FROM reactions.reconcile_run r
+            WHERE r.reconcile_run_id > coalesce(s.reconcile_run_id, 0) AND r.error IS NOT NULL
+            ORDER BY r.reconcile_run_id DESC LIMIT 1) f ON true;
+    ok := coalesce(found.remaining = 0, true) AND found.error IS NULL;
+    detail := CASE WHEN found.reconcile_run_id IS NULL THEN 'Redis was not looked through yet'
+        ELSE format('%s faults left %s at %s', found.remaining, found.classes, found.finished_at) END
+        || coalesce('; the last attempt failed: ' || found.error, '');
+    hint := CASE WHEN NOT ok THEN 'reactions.reconcile_finding has them; reactiond reconcile repairs what it can.' END;
+    RETURN NEXT;
+
     FOR found IN SELECT * FROM reactions.backfill b WHERE b.error IS NOT NULL ORDER BY b.entity_type LOOP
         "check" := format('backfill_%s', found.entity_type);
         ok := false;

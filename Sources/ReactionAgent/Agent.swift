@@ -40,6 +40,9 @@ public enum Agent {
             metrics: metrics, logger: logger)
         let watch = WatchService(
             settings: settings.matchService, postgres: settings.postgres, metrics: metrics, logger: logger)
+        let reconcile = ReconcileService(
+            settings: settings.reconcileService, postgres: settings.postgres, redis: settings.redis,
+            clickHouse: settings.clickHouse, metrics: metrics, logger: logger)
         let erasure = ErasureService(
             erasures: Erasures(settings: settings.postgres), clickHouse: settings.clickHouse, redis: settings.redis,
             metrics: metrics, logger: logger)
@@ -51,7 +54,7 @@ public enum Agent {
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, erasure, phases, rollback, mirror, backfill, match, watch, limit],
+            services: web + [compared, erasure, phases, rollback, mirror, backfill, match, reconcile, watch, limit],
             gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         ).run()

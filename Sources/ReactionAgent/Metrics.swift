@@ -32,6 +32,8 @@ public final class Metrics: Sendable {
         var raisedEpochs: UInt64 = 0
         var lag = LagHistogram()
         var matches: [MatchReport] = []
+        /// Nil if there was none.
+        var reconciliation: ReconcileReport?
         /// Seconds; nil as long as it is not known.
         var outboxAge: Double?
         /// By entity type.
@@ -107,6 +109,7 @@ public final class Metrics: Sendable {
             "How long the oldest event that is in no finished batch has waited, as the leader sees it.",
             values.role == .leading ? values.outboxAge : nil)
         add(values.role == .leading ? values.matches : [], to: &text)
+        if values.role == .leading, let report = values.reconciliation { add(report, to: &text) }
         text.gauges(
             "reactiond_phase", "1 for the phase that an entity type is in.",
             values.phases.sorted { $0.key < $1.key }.map { ([("type", $0.key), ("phase", $0.value)], 1) })
@@ -144,6 +147,28 @@ public final class Metrics: Sendable {
             "reactiond_capture_altered",
             "1 while the capture of a table is not whole, or was altered since the last clean match began.",
             matches.map { ([("type", $0.entityType)], $0.isCaptureInDoubt ? 1 : 0) })
+    }
+
+    private func add(_ report: ReconcileReport, to text: inout PrometheusText) {
+        text.gauge(
+            "reactiond_reconcile_last_run_timestamp_seconds", "When the last look through Redis ended.",
+            report.finishedAt)
+        text.gauge("reactiond_reconcile_duration_seconds", "What it took.", report.duration)
+        text.gauge(
+            "reactiond_reconcile_verified_entities", "Entities that it compared with ClickHouse.",
+            Double(report.verified))
+        let labelled = report.counts.map { count in
+            (labels: [(name: "type", value: count.entityType), (name: "class", value: count.name)], count: count)
+        }
+        text.gauges(
+            "reactiond_reconcile_keys", "Entities and other keys of Redis that it found to be right, or stale.",
+            labelled.filter { !$0.count.isFault }.map { ($0.labels, Double($0.count.found)) })
+        text.gauges(
+            "reactiond_reconcile_drift_found", "Faults that it found.",
+            labelled.filter(\.count.isFault).map { ($0.labels, Double($0.count.found)) })
+        text.gauges(
+            "reactiond_reconcile_drift_repaired", "Faults that it repaired.",
+            labelled.filter(\.count.isFault).map { ($0.labels, Double($0.count.repaired)) })
     }
 }
 

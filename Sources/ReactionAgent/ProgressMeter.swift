@@ -14,8 +14,12 @@ public struct ProgressMeter: Sendable {
 
     private var samples: [Sample] = []
     private var total: Int64 = 0
+    private let unit: String
 
-    public init() {}
+    /// - Parameter unit: what is counted, in the plural.
+    public init(unit: String = "rows") {
+        self.unit = unit
+    }
 
     /// Bar, rows and rate.
     /// - Parameter done: of `total`, in whatever the work is measured in; the two may be rows.
@@ -26,8 +30,8 @@ public struct ProgressMeter: Sendable {
         let fraction = total <= 0 ? 1 : min(Double(done) / Double(total), 1)
         let filled = Int(fraction * Double(Self.barWidth))
         let bar = String(repeating: "#", count: filled) + String(repeating: "-", count: Self.barWidth - filled)
-        var parts = ["[\(bar)] \(Int(fraction * 100)) %", "\(Self.grouped(rows)) rows"]
-        if let rate { parts.append("\(Self.grouped(Int64(rate.rows))) rows/s") }
+        var parts = ["[\(bar)] \(Int(fraction * 100)) %", "\(Self.grouped(rows)) \(unit)"]
+        if let rate { parts.append("\(Self.grouped(Int64(rate.rows))) \(unit)/s") }
         return parts
     }
 

@@ -122,6 +122,15 @@ public struct Setting: Sendable {
                 "How long a match looks again at a reaction whose events are on their way, before it counts it as in flight; and how long the command waits for another match."
         ),
         .init(
+            key: "reconcile.interval", form: .duration, standard: "6h",
+            help: "Between two looks through what is in Redis; 0s: none by itself."),
+        .init(
+            key: "reconcile.keys_per_second", form: .number, standard: "10000",
+            help: "Keys of Redis that a look through passes by per second, on average."),
+        .init(
+            key: "reconcile.max_repairs", form: .number, standard: "1000",
+            help: "Repairs of one run; what is found beyond them is only reported."),
+        .init(
             key: "agent.shutdown_timeout", form: .duration, standard: "20s",
             help: "On SIGTERM the batches under way are finished, at most this long."),
         .init(

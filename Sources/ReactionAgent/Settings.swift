@@ -21,6 +21,7 @@ public struct Settings: Sendable {
     public var backfill: BackfillService.Settings
     public var match: MatchSettings
     var matchService: MatchService.Settings
+    var reconcileService: ReconcileService.Settings
     public var httpPort: UInt16?
     public var logLevel: Logger.Level
 
@@ -97,6 +98,13 @@ public struct Settings: Sendable {
         matchService = MatchService.Settings(
             match: match, recentInterval: intervals[0], fullInterval: intervals[1],
             watchInterval: try reader.duration("match.watch_interval"),
+            longestBackoff: try reader.duration("mirror.longest_backoff"))
+        let reconcileInterval = try reader.duration("reconcile.interval")
+        reconcileService = ReconcileService.Settings(
+            reconcile: ReconcileSettings(
+                keysPerSecond: try reader.number("reconcile.keys_per_second", in: 1...1_000_000_000),
+                mostRepairs: Int64(try reader.number("reconcile.max_repairs", in: 0...1_000_000_000))),
+            interval: reconcileInterval == .zero ? nil : reconcileInterval,
             longestBackoff: try reader.duration("mirror.longest_backoff"))
         let port = try reader.number("agent.http_port", in: 0...65535)
         httpPort = port == 0 ? nil : UInt16(port)

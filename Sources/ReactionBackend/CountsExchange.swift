@@ -33,7 +33,9 @@ final class CountsExchange: EntityExchange {
         ids = Array(
             UnsafeBufferPointer(
                 start: request.entity_ids, count: request.entity_ids == nil ? 0 : request.entity_count))
-        reading = EntityCountsReading(entities: ids.count, fields: subject == .kinds ? type.kinds.count : 1)
+        reading = EntityCountsReading(
+            entities: ids.count, fields: subject == .kinds ? type.kinds.count : 1,
+            absent: subject == .kinds ? 0 : nil)
         super.init(session, type, Self.question(session, readsRedis: subject != .everReacted))
     }
 
@@ -50,18 +52,18 @@ final class CountsExchange: EntityExchange {
     }
 
     override func takeReplies() throws(Failure) -> Finding {
-        let asked = reading.missed
-        let before = asked.count
+        let before = reading.missed.count
         let onlyStamp = session.redis.isCluster ? nil : stamp(of: 0)
         do throws(EntityCountsReading.UnexpectedShape) {
-            try reading.add(session.redis.replies, at: session.redis.answer) { position in
-                onlyStamp ?? stamp(of: asked.firstIndex(of: position) ?? 0)
-            }
+            try reading.add(session.redis.replies, at: session.redis.answer) { onlyStamp ?? stamp(of: $0) }
         } catch {
             throw .unexpected(session.redis.replies, from: session.redis.answer, count: before)
         }
         session.tally.counters.hits &+= Int64(before &- reading.missed.count)
-        return .some(reading.missed.isEmpty ? .everything : .gaps)
+        if reading.missed.isEmpty { return .some(.everything) }
+        // The users of a viral entity are a number that only ClickHouse may know: the agent has nothing to install.
+        let isThere = subject == .users && reading.missed.allSatisfy { reading.tiers[$0] != nil }
+        return .some(isThere ? .rest : .gaps)
     }
 
     override var missed: [Int64] { reading.missed.map { ids[$0] } }

@@ -54,11 +54,8 @@ final class RedisLink {
     /// Whether Redis has the scripts, as far as is known; it forgets them on SCRIPT FLUSH.
     private var hasScripts = false
 
-    private var socket: StreamSocket?
+    private let stream = RedisStream()
     private var deadline = Deadline(after: 0, from: 0)
-    private var unsent: ArraySlice<UInt8> = []
-    private var expectedReplies = 0
-    private let reader = ReplyReader()
 
     private var commands = CommandBuffer()
     private var usesScripts = false
@@ -76,11 +73,7 @@ final class RedisLink {
         self.tally = tally
     }
 
-    deinit {
-        socket?.close()
-    }
-
-    var replies: ReplyArena { reader.replies }
+    var replies: ReplyArena { stream.replies }
 
     var isIdle: Bool {
         if case .idle = state { true } else { false }
@@ -92,8 +85,8 @@ final class RedisLink {
 
     /// Whether there is an idle connection that can be used without connecting.
     var isReady: Bool {
-        guard case .idle = state, let socket else { return false }
-        if socket.isQuiet { return true }
+        guard case .idle = state else { return false }
+        if stream.isQuiet { return true }
         close()
         return false
     }
@@ -155,11 +148,8 @@ final class RedisLink {
     }
 
     func close() {
-        socket?.close()
-        socket = nil
+        stream.close()
         state = .closed
-        unsent = []
-        reader.reset()
     }
 
     private func move(_ now: Int64) throws(Failure) -> Wait? {
@@ -202,24 +192,17 @@ final class RedisLink {
     private func connectToNext(_ now: Int64) throws(Failure) {
         var problem = SystemError(number: 0)
         while let address = untried.popFirst() {
-            switch StreamSocket.connect(to: address) {
-            case .success(let socket):
-                self.socket = socket
-                state = .connecting
-                return
-            case .failure(let error):
-                problem = error
-            }
+            guard let error = stream.connect(to: address) else { return state = .connecting }
+            problem = error
         }
         throw recorded(.redisUnreachable("\(problem.text)."), now)
     }
 
     private func finishConnecting(_ now: Int64) throws(Failure) -> Wait? {
-        guard let socket else { throw .brokenContract("The connection to Redis has no socket.") }
-        guard socket.isWritable else { return .writable(socket.descriptor, try remaining(now)) }
-        if let error = socket.connectError() {
-            socket.close()
-            self.socket = nil
+        switch try stream.finishConnecting() {
+        case .needs(let need): return try wait(for: need, now)
+        case .connected: break
+        case .failed(let error):
             guard !untried.isEmpty else { throw .redisUnreachable("\(error.text).") }
             try connectToNext(now)
             return nil
@@ -252,9 +235,7 @@ final class RedisLink {
 
     private func startConversation(_ commands: CommandBuffer, as state: State) {
         self.state = state
-        reader.startConversation()
-        unsent = commands.bytes[...]
-        expectedReplies = commands.commandCount
+        stream.begin(commands)
         tally.counters.redis_round_trips &+= 1
     }
 
@@ -262,10 +243,13 @@ final class RedisLink {
         breaker.succeeded()
         state = .idle
         answer = 0
-        var before = expectedReplies &- commands.commandCount
-        if isAsking { before &-= commands.commandCount &- 1 }
-        if checksIdentity { try takeIdentity() }
-        for _ in (checksIdentity ? 1 : 0)..<before { try skipReply() }
+        // Of ASKING only the one before the first command: those between them are stepped over by `position(after:)`.
+        var before = stream.expectedReplies &- commands.commandCount &* (isAsking ? 2 : 1) &+ (isAsking ? 1 : 0)
+        if checksIdentity {
+            try takeIdentity()
+            before &-= 1
+        }
+        for _ in 0..<max(before, 0) { try skipReply() }
         guard usesScripts else { return }
         hasScripts = true
         var position = answer
@@ -308,57 +292,15 @@ final class RedisLink {
     }
 
     private func transfer(_ now: Int64) throws(Failure) -> Wait? {
-        guard let socket else { throw .brokenContract("The connection to Redis has no socket.") }
-        if !unsent.isEmpty {
-            try send(to: socket)
-            // An answer takes longer than it takes to get here again.
-            return unsent.isEmpty
-                ? .readable(socket.descriptor, try remaining(now), connection: serial)
-                : .writable(socket.descriptor, try remaining(now))
-        }
-        while reader.replyCount < expectedReplies {
-            if try !receive(from: socket) {
-                return .readable(socket.descriptor, try remaining(now), connection: serial)
-            }
-        }
-        guard reader.replyCount == expectedReplies else {
-            throw .redisNonsense("There were more replies than commands.")
-        }
-        return nil
+        guard let need = try stream.transfer() else { return nil }
+        return try wait(for: need, now)
     }
 
-    /// Sends what the socket takes.
-    private func send(to socket: StreamSocket) throws(Failure) {
-        while !unsent.isEmpty {
-            switch unsent.withUnsafeBytes(socket.send) {
-            case .moved(let count): unsent = unsent.dropFirst(count)
-            case .wouldBlock: return
-            case .ended: throw .redisUnreachable("The server has closed the connection.")
-            case .failed(let number): throw .redisUnreachable("\(SystemError(number: number).text).")
-            }
+    private func wait(for need: RedisStream.Need, _ now: Int64) throws(Failure) -> Wait {
+        switch need {
+        case .readable(let socket): .readable(socket, try remaining(now), connection: serial)
+        case .writable(let socket): .writable(socket, try remaining(now))
         }
-        // Not even an empty slice: the buffer is written to again only while nobody else holds it.
-        unsent = []
-    }
-
-    /// Returns whether anything came.
-    private func receive(from socket: StreamSocket) throws(Failure) -> Bool {
-        let outcome = withUnsafeTemporaryAllocation(byteCount: 64 << 10, alignment: 16) {
-            buffer -> Result<Bool, Failure> in
-            switch socket.receive(into: buffer) {
-            case .wouldBlock: return .success(false)
-            case .ended: return .failure(.redisUnreachable("The server has closed the connection."))
-            case .failed(let number): return .failure(.redisUnreachable("\(SystemError(number: number).text)."))
-            case .moved(let count):
-                do throws(ReplyReader.Problem) {
-                    try reader.feed(UnsafeRawBufferPointer(rebasing: buffer.prefix(count)))
-                    return .success(true)
-                } catch {
-                    return .failure(.redis(problem: error))
-                }
-            }
-        }
-        return try outcome.get()
     }
 
     private func remaining(_ now: Int64) throws(Failure) -> Int64 {

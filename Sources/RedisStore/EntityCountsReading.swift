@@ -2,8 +2,11 @@ public import ReactionModel
 
 /// What reads of entities' counts found: a number for each entity and each field that was asked for.
 ///
-/// An entity is known as a whole or not at all: without a marker of the stamp, or with a field missing that is asked for, it is missed. So
-/// is one whose key is of another type, since that is not ours.
+/// An entity is known as a whole or not at all: without a marker of the stamp, or with a field that is no number, it is missed. So is one
+/// whose key is of another type, since that is not ours.
+///
+/// A kind without a field is one that was added later, and nobody has reacted with it: the agent knows every kind of an event before
+/// it counts or installs it, and writes a field for each kind that it knows.
 public struct EntityCountsReading {
     /// A reply that no read of counts can have.
     public struct UnexpectedShape: Error {}
@@ -12,16 +15,19 @@ public struct EntityCountsReading {
     public static let unknown: Int64 = -1
 
     private let fields: Int
+    /// What a field is that is not there; nil: unknown.
+    private let absent: Int64?
     /// Entity by entity, its fields in the order in which they were asked for.
     public private(set) var numbers: [Int64]
-    /// Nil for an entity that is not known.
+    /// Nil for an entity that Redis does not have.
     public private(set) var tiers: [EntityTier?]
     /// Positions of the entities that are not known, ascending.
     public private(set) var missed: [Int] = []
 
     /// Nothing is known.
-    public init(entities: Int, fields: Int) {
+    public init(entities: Int, fields: Int, absent: Int64?) {
         self.fields = fields
+        self.absent = absent
         numbers = Array(repeating: Self.unknown, count: entities &* fields)
         tiers = Array(repeating: nil, count: entities)
         missed = Array(0..<entities)
@@ -31,18 +37,18 @@ public struct EntityCountsReading {
     ///
     /// - Parameters:
     ///   - position: of the first reply.
-    ///   - stamp: of the Redis that holds the entity's keys.
+    ///   - stamp: of the Redis that has answered a command, by the command's number.
     public mutating func add(
-        _ replies: ReplyArena, at position: Int, stamp: (_ entity: Int) -> Stamp
+        _ replies: ReplyArena, at position: Int, stamp: (_ command: Int) -> Stamp
     ) throws(UnexpectedShape) {
         let asked = missed
         missed.removeAll(keepingCapacity: true)
         try replies.withTexts { texts throws(UnexpectedShape) in
             var position = position
-            for entity in asked {
+            for (command, entity) in asked.enumerated() {
                 switch replies[position] {
                 case .array(fields &+ 1):
-                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(entity)) { missed.append(entity) }
+                    if !read(replies, at: position &+ 1, texts, of: entity, stamp(command)) { missed.append(entity) }
                     position &+= fields &+ 2
                 case .error:
                     guard replies.error(at: position)?.starts(with: "WRONGTYPE".utf8) == true else {
@@ -63,14 +69,18 @@ public struct EntityCountsReading {
         guard case .text(let marker) = replies[position],
             let tier = EntityMarker.tier(UnsafeRawBufferPointer(rebasing: texts[marker]), stamp: stamp)
         else { return false }
+        tiers[entity] = tier
         let first = entity &* fields
         for field in 0..<fields {
-            guard case .text(let range) = replies[position &+ 1 &+ field],
-                let number = Self.number(UnsafeRawBufferPointer(rebasing: texts[range])), number >= 0
-            else { return false }
+            let number =
+                switch replies[position &+ 1 &+ field] {
+                case .text(let range): Self.number(UnsafeRawBufferPointer(rebasing: texts[range]))
+                case .null: absent
+                default: nil as Int64?
+                }
+            guard let number else { return false }
             numbers[first &+ field] = number
         }
-        tiers[entity] = tier
         return true
     }
 
@@ -103,7 +113,7 @@ extension EntityMarker {
         let colon = UInt8(ascii: ":")
         // <stamp>:<nonce>:<tier>:<batch>:<part>:<built>
         guard text.count > 37, text[16] == colon, text[33] == colon, text[35] == colon,
-            stamp.digits.elementsEqual(text.prefix(16))
+            stamp.digits.elementsEqual(text.prefix(16)), !text[17..<33].contains(colon)
         else { return nil }
         var numbers = 1
         var isNumber = false

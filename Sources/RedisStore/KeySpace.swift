@@ -4,7 +4,7 @@ public import ReactionModel
 ///
 /// In a cluster all keys of a shard's entities have one hash tag, the shard's number in braces, and with it one slot: a script may
 /// change them together. Templates have no braces, so this tag is the only one. User maps are alone in their commands and go anywhere.
-public struct KeySpace: Equatable {
+public struct KeySpace: Equatable, Sendable {
     private let prefix: [UInt8]
     private let isCluster: Bool
 
@@ -31,9 +31,12 @@ public struct KeySpace: Equatable {
         prefix + "reactions:compared:".utf8 + entityType.utf8
     }
 
+    /// What the keys of all watermarks begin with.
+    var appliedPrefix: [UInt8] { prefix + "reactions:applied:".utf8 }
+
     /// The last write to the entities of a shard.
     public func applied(of entityType: String, shard: Int32) -> [UInt8] {
-        var key = prefix + "reactions:applied:".utf8 + entityType.utf8
+        var key = appliedPrefix + entityType.utf8
         key.append(UInt8(ascii: ":"))
         key.append(shard: shard, isTag: isCluster)
         return key

@@ -8,7 +8,7 @@ public import ReactionModel
 public struct ReactionList: Equatable, Sendable {
     /// The first byte; another one is another format.
     private static let format: UInt8 = 1
-    static let headerWidth = 29
+    public static let headerWidth = 29
     private static let positionWidth = 19
 
     /// 16 hexadecimal digits, those of the entity's marker.
@@ -56,6 +56,16 @@ public struct ReactionList: Equatable, Sendable {
             bytes.append(bigEndian: UInt64(UInt32(bitPattern: reactor.flags)), width: width)
         }
         return bytes
+    }
+
+    /// How many users a list of `length` bytes has that begins with `header`; nil if these are not whole records.
+    public static func count(header: ArraySlice<UInt8>, length: Int) -> Int? {
+        guard header.count == headerWidth, let width = header.dropFirst().first, [1, 2, 4].contains(width) else {
+            return nil
+        }
+        let records = length &- headerWidth
+        let recordWidth = recordWidth(flagsWidth: Int(width))
+        return records.isMultiple(of: recordWidth) ? records / recordWidth : nil
     }
 
     private static func flagsWidth(allFlags: Int32) -> Int {

@@ -1,5 +1,5 @@
-/// The scripts of the user map (docs/internals.md, "User map in Redis"), written in `Scripts/` and embedded at build.
-public enum Script: Hashable, CaseIterable, Sendable {
+/// The scripts of user maps and entities (docs/internals.md), written in `Scripts/` and embedded at build.
+public enum Script: Hashable, Sendable {
     /// Answers a miss with the map's nonce, and starts a map if there is none.
     case userMapMiss
     /// Stores what the truth said, if the map is still the one of the miss.
@@ -8,6 +8,14 @@ public enum Script: Hashable, CaseIterable, Sendable {
     case userMapApply
     /// Refreshes the time to live.
     case userMapTouch
+    /// Tells what there is of an entity.
+    case entityLook
+    /// Drops keys of an entity that is still the one that was looked at.
+    case entityDrop
+    /// Refreshes the time to live of an entity that is still the one that was looked at.
+    case entityKeep
+
+    public static let ofUserMaps: [Script] = [.userMapMiss, .userMapFill, .userMapApply, .userMapTouch]
 
     /// The text that `EVAL` and `SCRIPT LOAD` take.
     ///
@@ -19,6 +27,9 @@ public enum Script: Hashable, CaseIterable, Sendable {
         case .userMapFill: Self.fill
         case .userMapApply: Self.apply
         case .userMapTouch: Self.touch
+        case .entityLook: Self.entityLookSource
+        case .entityDrop: Self.entityDropSource
+        case .entityKeep: Self.entityKeepSource
         }
     }
 
@@ -27,7 +38,13 @@ public enum Script: Hashable, CaseIterable, Sendable {
     private static let apply = assembled(PackageResources.user_map_apply_lua)
     private static let touch = assembled(PackageResources.user_map_touch_lua)
 
+    private static let entityLookSource = headed(PackageResources.entity_look_lua)
+    private static let entityDropSource = headed(PackageResources.entity_drop_lua)
+    private static let entityKeepSource = headed(PackageResources.entity_keep_lua)
+
+    private static func headed(_ body: [UInt8]) -> [UInt8] { Array("#!lua flags=allow-oom\n".utf8) + body }
+
     private static func assembled(_ body: [UInt8]) -> [UInt8] {
-        Array("#!lua flags=allow-oom\n".utf8) + PackageResources.user_map_rules_lua + body
+        headed(PackageResources.user_map_rules_lua + body)
     }
 }

@@ -15,7 +15,8 @@ struct Reactiond: AsyncParsableCommand {
             78 configuration.
             """,
         subcommands: [
-            Run.self, InitClickHouse.self, Backfill.self, Match.self, ReadinessCommand.self, Advance.self,
+            Run.self, InitClickHouse.self, Backfill.self, Match.self, Reconcile.self, ReadinessCommand.self,
+            Advance.self,
             Rollback.self, Archive.self, Restore.self, Forget.self, Status.self, DoctorCommand.self, Version.self,
         ])
 

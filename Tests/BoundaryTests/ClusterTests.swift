@@ -1,5 +1,6 @@
 import CReactionsBoundary
 import Glibc
+import ReactionModel
 import TestSupport
 import Testing
 
@@ -179,6 +180,32 @@ extension Boundary {
             #expect(caller.probe()["redis_reachable"]?.detail.hasSuffix("a cluster of 3 masters") == true)
         }
 
+        @Test func aReplicaThatTakesOverIsFoundAndStartsCold() async throws {
+            let cluster = try await RedisCluster.start()
+            let caller = caller(cluster)
+            caller.settings.connectTimeout = 200
+            caller.settings.timeout = 200
+            caller.truth.table = [7: 1]
+            _ = try caller.read([7])
+            let master = try cluster.owner(of: key(1, caller))
+            let replica = try await cluster.addReplica(of: master)
+            // A first replica begins a history, which the session notices within a second.
+            try await eventually("the map is filled again") { try caller.read([7]).wanted == [nil] }
+            let redis = try replica.connect()
+            try redis.command("READONLY")
+            try await eventually("the replica has the map") {
+                try redis.command("HGET", key(1, caller), "7") == .string("1")
+            }
+            master.kill()
+            caller.truth.table = [7: 2]
+            try await eventually(within: .seconds(30), "the replica is asked") {
+                (try? caller.read([7]).flags) == [7: 2]
+            }
+            #expect(try caller.read([7]).wanted == [])
+            #expect(caller.commit([event(7, 20, set: 4)]) == 1)
+            #expect(try caller.read([7]).flags == [7: 6])
+        }
+
         @Test func aClusterHasOneDatabase() async throws {
             let cluster = try await RedisCluster.shared.value
             let caller = caller(cluster)
@@ -224,6 +251,75 @@ extension Boundary {
             #expect(failure() == code(RX_ERROR_REDIS_REFUSED))
             caller.settings.redisUser = "app"
             #expect(failure() == nil)
+        }
+
+        /// Everything that a session says to a cluster, as a user who may do what the documentation says and nothing else.
+        @Test func theDocumentedRightsAreEnough() async throws {
+            let rules = try DocumentedACL.dataServers()
+            let cluster = try await RedisCluster.start(
+                configuration: ["user reactions on >password \(rules)"], password: "admin")
+            let caller = caller(cluster)
+            caller.settings.redisUser = "reactions"
+            caller.settings.redisPassword = "password"
+            caller.truth.table = [7: 1]
+            for user in try users(cluster, caller) {
+                #expect(try caller.read(user: user, [7]).wanted == [nil])
+                #expect(caller.commit([event(7, 20, set: 2, user: user)]) == 1)
+                #expect(try caller.read(user: user, nil).flags == [7: 3])
+                try caller.invalidate(user: user, entity: 1)
+            }
+            // Who waits in vain for the agent does not wait again soon, in other tests either.
+            caller.settings.fillWait = 0
+            #expect(try caller.counts([1, 2, 3], table: { [$0, 0, 0, 0] }).wanted == [[1, 2, 3]])
+            // Redis has let it pass; ClickHouse is not there.
+            let failure = try #require(throws: Caller.Failure.self) { try caller.reactors(1, limit: 1) }
+            #expect(failure.code == code(RX_ERROR_NOT_CONFIGURED))
+            let probe = caller.probe()
+            #expect(probe["redis_reachable"]?.isOK == true && probe["redis_maxmemory_policy"]?.isOK == true)
+        }
+
+        /// Entities of one shard, 1, 101, 201 and so on, are together, and each shard is somewhere.
+        @Test func aPageOfCountsComesFromAllServers() async throws {
+            let cluster = try await RedisCluster.start()
+            let caller = caller(cluster)
+            caller.settings.fillWait = 0
+            let prefix = caller.settings.prefix
+            func owner(_ entity: Int64) throws -> RedisServer {
+                try cluster.owner(of: "\(prefix)post:{\(entity % 100)}:\(entity):reaction_counts")
+            }
+            for entity: Int64 in 1...100 {
+                let redis = try owner(entity).connect()
+                try Installer(redis: redis, prefix: prefix, isCluster: true)
+                    .install(entity, counts: [entity, 0, 0, 1], users: 2, reactors: [reactor(5, entity, 1)])
+            }
+            _ = try caller.counts([1])
+            let page = try caller.counts(Array(1...100))
+            #expect(page.numbers == (1...100).map { [$0, 0, 0, 1] })
+            #expect(page.wanted == [])
+            #expect(try caller.reactors(7, limit: 1).reactors == [reactor(5, 7, 1)])
+            _ = caller.takeCounters()
+            _ = try caller.counts(Array(1...100))
+            #expect(caller.takeCounters().redis_round_trips == 3)
+
+            // A shard that moves is absent, with all that is of it; the others are not.
+            let key = "\(prefix)post:{7}:7:reaction_counts"
+            let source = try owner(7)
+            let target = try #require(cluster.servers.first { $0 !== source })
+            try cluster.move(try cluster.slot(of: key), from: source, to: target)
+            let table: (Int64) -> [Int64] = { [$0 * 10, 0, 0, 0] }
+            let moved = try caller.counts(Array(1...100), table: table)
+            #expect(moved.wanted == [[7]])
+            #expect(moved.numbers[6] == [70, 0, 0, 0])
+            #expect(moved.numbers[7] == [8, 0, 0, 1])
+
+            // Numbers of a server that is down are not known, and never 0.
+            source.kill()
+            let failure = try #require(throws: Caller.Failure.self) {
+                try caller.counts(Array(1...100), table: table)
+            }
+            #expect(failure.code == code(RX_ERROR_REDIS_UNREACHABLE))
+            let elsewhere = (1...100).first { (try? owner($0)) === target }
+            #expect(try caller.counts([try #require(elsewhere)], table: table).wanted == [])
         }
     }
 }

@@ -99,6 +99,19 @@ extension Boundary {
             #expect(caller.takeCounters().redis_round_trips == 0)
         }
 
+        @Test(arguments: Engine.allCases) func theEstimateOfMillionsIsWithinTwoPercent(engine: Engine) async throws {
+            let site = try await site(engine)
+            try site.server.query(
+                """
+                INSERT INTO reactionsByEntity SELECT 'Image', 1, toInt64(number % 300000), toInt32(number < 300000), \
+                toInt32(number >= 300000), toDateTime(0, 'UTC'), toInt64(number), 1, 0 FROM numbers(600000)
+                """, database: site.database)
+            let estimate = try site.caller.counts([1], RX_COUNT_EVER_REACTED).numbers[0][0]
+            #expect(abs(estimate - 300_000) < 6_000)
+            #expect(try site.caller.counts([1], RX_COUNT_USERS).numbers == [[0]])
+            #expect(try site.caller.reactors(1, limit: 10).reactors == [])
+        }
+
         /// Users who have moved to the front, who are gone and who came again; and many more events than users.
         @Test(arguments: Engine.allCases, [1, 7, 100] as [Int32])
         func pagesOfClickHouseTellEverybodyOnce(engine: Engine, size: Int32) async throws {

@@ -104,5 +104,14 @@ extension Boundary {
             caller.settings.redisPassword = "two"
             #expect(failure() == code(RX_ERROR_REDIS_REFUSED))
         }
+
+        @Test func theDocumentedRightsAtSentinelsAreEnough() async throws {
+            let user = "user reactions on >password \(try DocumentedACL.sentinels())"
+            let deployment = try await RedisSentinels.start(sentinelConfiguration: [user], sentinelPassword: "admin")
+            let caller = caller(deployment)
+            caller.settings.sentinelUser = "reactions"
+            caller.settings.sentinelPassword = "password"
+            #expect(try caller.read([7]).wanted == [nil])
+        }
     }
 }

@@ -95,6 +95,21 @@ import Testing
         try fixture.expectDeltasAgree()
     }
 
+    @Test func aRemovalMayTakeLongerThanOtherRequests() async throws {
+        let fixture = try await Fixture(.server)
+        try await fixture.sink.insert(.hundred(), catalog: Fixture.catalog)
+        let proxy = try fixture.proxy
+        let sink = try fixture.sink(through: proxy, requestTimeout: .seconds(2))
+        proxy.breakNext(containing: "INSERT INTO reactionsByEntity", .holdAnswer)
+        async let removed = sink.insert(Chunk(2, [.gone(1 << 40, user: 3)]), catalog: Fixture.catalog)
+        try await eventually { proxy.faults == 1 }
+        let answered = ContinuousClock.now
+        try await eventually { .now - answered > .seconds(3) }
+        proxy.release()
+        #expect(try await removed == nil)
+        try fixture.expectDeltasAgree()
+    }
+
     /// The most events of one removal, with the longest ids: within ClickHouse's limits on a query's text.
     @Test(arguments: Engine.allCases, [EventScope.user, .entity])
     func theLargestRemovalFitsIntoAStatement(_ engine: Engine, _ scope: EventScope) async throws {

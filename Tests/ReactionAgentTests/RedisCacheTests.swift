@@ -152,6 +152,28 @@ import Testing
         #expect(try flags(user: users[1], entity: 1, on: cluster) == "1")
     }
 
+    @Test func theDocumentedRightsAreEnough() async throws {
+        let rules = try DocumentedACL.dataServers()
+        let cluster = try await RedisCluster.start(
+            configuration: ["user reactions on >password \(rules)"], password: "admin")
+        var settings = try settings(cluster)
+        let strangers = RedisCache(settings: settings, systemIdentifier: 7, timeline: 1, keyPrefix: prefix)
+        await #expect(throws: CacheError.self) {
+            try await strangers.apply([event(1, user: 1, entity: 1)], catalog: catalog())
+        }
+        settings.login = .init(user: "reactions", password: "password")
+        let cache = RedisCache(settings: settings, systemIdentifier: 7, timeline: 1, keyPrefix: prefix)
+        let users = try users(cluster)
+        for user in users { try startMap(of: user, on: cluster) }
+        try await cache.apply(users.map { event(1, user: $0, entity: 1) }, catalog: catalog())
+        for user in users { #expect(try flags(user: user, entity: 1, on: cluster) == "1") }
+        let type = try #require(try catalog()[1])
+        #expect(try await cache.drop(users, of: type) == 3)
+        let report = try await RedisReport.ask(settings)
+        #expect(report.isCluster && report.servers.count == 3 && report.missingSlots == 0)
+        #expect(await Doctor.redis(settings).checks.map(\.ok) == [true, true])
+    }
+
     @Test func scriptsThatOneServerForgotAreLoadedThere() async throws {
         let cluster = try await RedisCluster.start()
         let cache = try cache(cluster)

@@ -285,7 +285,7 @@ import Testing
         .userMapTouch: ["aa", "1", "600", "3600"],
     ]
 
-    @Test(arguments: Script.allCases)
+    @Test(arguments: Script.ofUserMaps)
     func `A key of another type is an error and stays as it is`(script: Script) throws {
         try redis("SET", key, "planted")
         guard case .error(let text) = try run(script, try #require(Self.arguments[script])) else {
@@ -299,7 +299,7 @@ import Testing
     @Test func `A full Redis still takes what corrects a map`() throws {
         try redis("CONFIG", "SET", "maxmemory", "1")
         #expect(try redis("SET", "a", "b") == .error("OOM command not allowed when used memory > 'maxmemory'."))
-        for script in Script.allCases {
+        for script in Script.ofUserMaps {
             #expect(try run(script, try #require(Self.arguments[script])) == Self.success[script])
         }
         #expect(try fields() == ["1": "3:2:101"])
@@ -311,7 +311,7 @@ import Testing
             "--cluster-enabled", "yes", "--cluster-port", "\(try freePort())", "--bind", "127.0.0.1")
         try cluster("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         try await eventually { try cluster("SET", "a", "b") == "OK" }
-        for script in Script.allCases {
+        for script in Script.ofUserMaps {
             #expect(try run(script, try #require(Self.arguments[script]), on: cluster) == Self.success[script])
         }
     }

@@ -3,6 +3,7 @@ import Synchronization
 /// Masters of a Redis Cluster on the loopback interface, without replicas; each has a third of the slots.
 public final class RedisCluster: RedisDeployment {
     public let servers: [RedisServer]
+    private let configuration: [String]
     public var url: String {
         "redis://" + servers.map { "127.0.0.1:\($0.port)" }.joined(separator: ",")
     }
@@ -10,25 +11,47 @@ public final class RedisCluster: RedisDeployment {
     public static let shared = Shared { try await RedisCluster.start() }
     private static let slots = [0...5460, 5461...10922, 10923...16383]
 
-    /// - Parameter configuration: of each server.
+    /// - Parameters:
+    ///   - configuration: of each server.
+    ///   - password: of the default user.
     public static func start(configuration: [String] = [], password: String? = nil) async throws -> RedisCluster {
         var servers: [RedisServer] = []
-        for _ in slots {
-            servers.append(
-                try await RedisServer.start(
-                    configuration: [
-                        "cluster-enabled yes", "cluster-port \(try FreePort.next())", "cluster-node-timeout 1000",
-                        // What is on the servers that are left is served.
-                        "cluster-require-full-coverage no",
-                    ] + configuration, password: password))
-        }
-        let cluster = RedisCluster(servers: servers)
+        for _ in slots { servers.append(try await startServer(configuration, password: password)) }
+        let cluster = RedisCluster(servers: servers, configuration: configuration)
         try await cluster.form()
         return cluster
     }
 
-    private init(servers: [RedisServer]) {
+    private init(servers: [RedisServer], configuration: [String]) {
         self.servers = servers
+        self.configuration = configuration
+    }
+
+    private static func startServer(_ configuration: [String], password: String? = nil) async throws -> RedisServer {
+        try await RedisServer.start(
+            configuration: [
+                "cluster-enabled yes", "cluster-port \(try FreePort.next())", "cluster-node-timeout 1000",
+                // What is on the servers that are left is served.
+                "cluster-require-full-coverage no", "repl-diskless-sync-delay 0",
+            ] + configuration, password: password)
+    }
+
+    /// Starts a replica, of a cluster without a password, and waits until it is in step.
+    public func addReplica(of master: RedisServer) async throws -> RedisServer {
+        let replica = try await Self.startServer(configuration)
+        let redis = try replica.connect()
+        try redis.command("CLUSTER", "MEET", "127.0.0.1", "\(master.port)", "\(try clusterPort(of: master))")
+        let id = try id(of: master)
+        try await eventually("the replica replicates") {
+            try redis.command("CLUSTER", "REPLICATE", id) == .string("OK")
+        }
+        try await eventually("the replica is in step, and everybody knows it") {
+            try master.connect().command("INFO", "replication").string?.contains("state=online") == true
+                && servers.allSatisfy { server in
+                    (try? server.connect().command("CLUSTER", "NODES").string?.contains(":\(replica.port)@")) == true
+                }
+        }
+        return replica
     }
 
     private func form() async throws {

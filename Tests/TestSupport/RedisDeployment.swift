@@ -1,3 +1,19 @@
+import Foundation
+
+/// The rules of the ACL users that docs/security.md recommends, for data servers and for sentinels.
+public enum DocumentedACL {
+    public static func dataServers() throws -> String { try rules(0) }
+    public static func sentinels() throws -> String { try rules(1) }
+
+    private static func rules(_ index: Int) throws -> String {
+        let text = try String(contentsOfFile: packageRoot + "/docs/security.md", encoding: .utf8)
+        let command = "    ACL SETUSER reactions on >password "
+        let lines = text.split(separator: "\n").filter { $0.hasPrefix(command) }
+        guard lines.indices.contains(index) else { throw TestSupportError("the documented ACL rules are gone") }
+        return String(lines[index].dropFirst(command.count))
+    }
+}
+
 /// Redis as the product is told of it, on one machine or more.
 public protocol RedisDeployment: Sendable {
     /// For `reactions.redis_url` and `redis.url`.

@@ -18,7 +18,8 @@ public final class RedisSentinels: RedisDeployment {
     ///   - password: of the two servers.
     ///   - sentinelPassword: of the sentinels.
     public static func start(
-        configuration: [String] = [], password: String? = nil, sentinelPassword: String? = nil
+        configuration: [String] = [], password: String? = nil, sentinelConfiguration: [String] = [],
+        sentinelPassword: String? = nil
     ) async throws -> RedisSentinels {
         let secrets = password.map { ["masterauth \($0)"] } ?? []
         let master = try await RedisServer.start(configuration: configuration + secrets, password: password)
@@ -29,11 +30,12 @@ public final class RedisSentinels: RedisDeployment {
             password: password)
         var sentinels: [RedisServer] = []
         for _ in 0..<3 {
-            var lines = [
-                "sentinel monitor \(masterName) 127.0.0.1 \(master.port) 2",
-                "sentinel down-after-milliseconds \(masterName) 500",
-                "sentinel failover-timeout \(masterName) 3000",
-            ]
+            var lines =
+                sentinelConfiguration + [
+                    "sentinel monitor \(masterName) 127.0.0.1 \(master.port) 2",
+                    "sentinel down-after-milliseconds \(masterName) 500",
+                    "sentinel failover-timeout \(masterName) 3000",
+                ]
             if let password { lines.append("sentinel auth-pass \(masterName) \(password)") }
             if let sentinelPassword { lines.append("sentinel sentinel-pass \(sentinelPassword)") }
             sentinels.append(try await RedisServer.startSentinel(configuration: lines, password: sentinelPassword))
@@ -79,8 +81,10 @@ public final class RedisSentinels: RedisDeployment {
     public func failOver() async throws {
         let old = try master()
         let other = servers.first { $0 !== old }
-        let reply = try sentinels[0].connect().command("SENTINEL", "FAILOVER", Self.masterName)
-        guard reply == .string("OK") else { throw TestSupportError("SENTINEL FAILOVER: \(reply)") }
+        // A replica that has just come is not good enough until the sentinel has heard of it again.
+        try await eventually(within: .seconds(30), "the sentinel begins the failover") {
+            try sentinels[0].connect().command("SENTINEL", "FAILOVER", Self.masterName) == .string("OK")
+        }
         try await promoted(other)
     }
 

@@ -142,8 +142,8 @@ public struct Stack: Sendable {
     // MARK: What a test asks
 
     /// Waits until every event that is committed now is confirmed and applied.
-    public func drained(_ session: PostgresConnection) async throws {
-        try await eventually(within: .seconds(60), "the mirror is level with the outbox") {
+    public func drained(_ session: PostgresConnection, within limit: Duration = .seconds(60)) async throws {
+        try await eventually(within: limit, "the mirror is level with the outbox") {
             try session.value("SELECT events_above_floor FROM reactions.mirror_status") == "0"
         }
     }

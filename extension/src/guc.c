@@ -107,7 +107,7 @@ guc_init(void)
 	define_timeout("reactions.clickhouse_timeout", &clickhouse_timeout_ms, 5000, PGC_USERSET,
 				   "Longest wait for an answer of ClickHouse.", NULL);
 	define_timeout("reactions.fill_wait", &fill_wait_ms, 50, PGC_USERSET,
-				   "How long a cache miss waits for another session that is filling the same user's map.",
+				   "How long a cache miss waits for whoever is filling in the same: another session, or the agent.",
 				   "After it the truth is asked without filling.");
 
 	DefineCustomIntVariable("reactions.commit_timeout",

@@ -58,7 +58,7 @@ typedef struct rx_settings
 	int32_t		redis_connect_timeout_ms;
 	int32_t		redis_timeout_ms;
 	int32_t		clickhouse_timeout_ms;
-	int32_t		fill_wait_ms;			/* how long a read waits for another session's fill of the same map */
+	int32_t		fill_wait_ms;			/* how long a read waits for another session's fill of the same map, or an install of the same entity */
 	int32_t		hgetall_threshold;		/* see rx_read_request.entity_count: at or above this many ids HGETALL is cheaper for a
 										 * map small enough to be a listpack */
 } rx_settings;

@@ -11,6 +11,8 @@ final class ClickHouseClient {
     var clusterSettings: [Setting] = []
     private let connection: HTTPConnection
     private let gzip: Gzip
+    /// For one request.
+    private var timeout: Duration
     /// Enough of an error's text to recognise it in the log.
     private static let longestMessage = 500
     /// A table of a cluster takes one insert at a time and refuses others until its quorum is there: mostly milliseconds.
@@ -19,6 +21,7 @@ final class ClickHouseClient {
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         self.settings = settings
+        self.timeout = settings.requestTimeout
         self.connection = try HTTPConnection(settings)
         self.gzip = Gzip(compresses: !settings.isLoopback)
     }
@@ -60,10 +63,18 @@ final class ClickHouseClient {
         }
     }
 
+    /// Gives each request of the body the time that a question about a whole type may take.
+    func patiently<Answer>(_ body: () throws(SinkError) -> Answer) throws(SinkError) -> Answer {
+        let before = timeout
+        timeout = settings.patient().requestTimeout
+        defer { timeout = before }
+        return try body()
+    }
+
     private func post(_ parameters: [Setting], body: [UInt8], isGzip: Bool) throws(SinkError) -> [UInt8] {
-        let query = (parameters + clusterSettings).map { $0.name + "=" + $0.value.percentEncoded }.joined(
-            separator: "&")
-        let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip)
+        let all = parameters + clusterSettings
+        let query = all.map { $0.name + "=" + $0.value.percentEncoded }.joined(separator: "&")
+        let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip, timeout: timeout)
         guard answer.status != 200 else { return answer.body }
         let code = ServerFailure.code(header: answer.exceptionCode, body: answer.body)
         let disposition: SinkError.Disposition =

@@ -232,7 +232,9 @@ struct ClickHouseSession {
     // MARK: Removals
 
     func remaining(_ removal: Removal) throws(SinkError) -> Int64 {
-        let rows = try client.rows(removal.remaining, settings: Removal.settings(abilities))
+        let rows = try client.patiently { () throws(SinkError) in
+            try client.rows(removal.remaining, settings: Removal.settings(abilities))
+        }
         guard let count = rows.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
         return count
     }
@@ -240,7 +242,8 @@ struct ClickHouseSession {
     /// What the server makes by itself it cannot refuse for its content: something else is wrong, and parking an event would not help.
     func remove(_ removal: Removal, _ query: ChunkQuery) throws(SinkError) {
         do {
-            try write(removal, query)
+            // As long as it takes: cut off, it would be begun anew each time. Another attempt that the server still has is refused, by its id.
+            try client.patiently { () throws(SinkError) in try write(removal, query) }
         } catch {
             guard error.disposition == .rejectBatch else { throw error }
             throw SinkError(disposition: .stop, status: error.status, code: error.code, message: error.message)

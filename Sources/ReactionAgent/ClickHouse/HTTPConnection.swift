@@ -38,7 +38,6 @@ final class HTTPConnection {
         ccurl_setopt_string(handle, CURLOPT_NOPROXY, "*")
         ccurl_setopt_string(handle, CURLOPT_PROTOCOLS_STR, "http,https")
         ccurl_setopt_long(handle, CURLOPT_CONNECTTIMEOUT_MS, settings.connectTimeout.milliseconds)
-        ccurl_setopt_long(handle, CURLOPT_TIMEOUT_MS, settings.requestTimeout.milliseconds)
         ccurl_setopt_long(handle, CURLOPT_MAXAGE_CONN, Self.longestIdleSeconds)
         ccurl_setopt_long(handle, CURLOPT_MAXCONNECTS, 1)
         ccurl_setopt_long(handle, CURLOPT_POST, 1)
@@ -67,7 +66,9 @@ final class HTTPConnection {
         curl_slist_free_all(gzipHeaders)
     }
 
-    func post(_ url: String, body: [UInt8], isGzip: Bool) throws(SinkError) -> Answer {
+    /// - Parameter timeout: for the whole of it.
+    func post(_ url: String, body: [UInt8], isGzip: Bool, timeout: Duration) throws(SinkError) -> Answer {
+        ccurl_setopt_long(handle, CURLOPT_TIMEOUT_MS, timeout.milliseconds)
         let (result, answer) = body.withUnsafeBytes { bytes in
             let exchange = Exchange(body: bytes)
             return withExtendedLifetime(exchange) {

@@ -8,21 +8,33 @@ struct EntityCounts: AsyncParsableCommand {
 
     @OptionGroup var options: BenchOptions
 
+    enum Part: String, ExpressibleByArgument, CaseIterable {
+        case reads
+        case counters
+        case mixed
+    }
+
+    @Option(help: ArgumentHelp("Measure only these parts.", valueName: "part"))
+    var only: [Part] = Part.allCases
+
     private var posts: Int { options.short ? 500 : 20_000 }
     private var calls: Int { options.short ? 100 : 4_000 }
 
     func run() async throws {
         var report = Report()
-        let postgres = try await PostgresServer.start(
-            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
-        let stack = try await Stack.make(postgres: postgres)
-        let site = try await CountSite.make(stack, posts: posts)
-        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
-        try reads(site, &report)
+        if only.contains(.reads) { try await reads(&report) }
+        if only.contains(.counters) { try await counters(&report) }
+        if only.contains(.mixed) { try await mixed(&report) }
         report.end()
     }
 
-    private func reads(_ site: CountSite, _ report: inout Report) throws {
+    // MARK: A page
+
+    private func reads(_ report: inout Report) async throws {
+        let postgres = try await PostgresServer.start(
+            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "256MB"])
+        let site = try await CountSite.make(try await Stack.make(postgres: postgres), posts: posts)
+        report.note("\(posts) posts, whose counts are in Redis; pages of \(CountSite.pagePosts)")
         let raw = try RawPipeline(site.stack)
         let pages = posts / CountSite.pagePosts
         func first(_ round: Int) -> Int64 { Int64(round % pages * CountSite.pagePosts + 1) }
@@ -58,5 +70,104 @@ struct EntityCounts: AsyncParsableCommand {
         report.table(contenders, samples)
         func median(_ name: String) -> Double { samples[name]?.median ?? .nan }
         try report.figure("counts_vs_floor", median("counts") / (median("return_rows") + median("pipeline")))
+    }
+
+    // MARK: Counters
+
+    /// The agent's counters hold the users, too, and are right after a crash; what is beside it only adds.
+    private func counters(_ report: inout Report) async throws {
+        let events = options.short ? 20_000 : 1_000_000
+        let site = try await CounterSite.make(posts: options.short ? 200 : 2_000)
+        try await site.install()
+        try site.fill(events)
+        let counted = try await site.drain()
+        try site.verify(events)
+        let raw = try site.increment(events)
+        report.title("\(events) events on \(site.posts) posts that are in Redis")
+        report.table(
+            ["contender", "seconds", "events/s", "what it is"],
+            [
+                [
+                    "reactiond", number(counted, 2), number(Double(events) / counted, 0),
+                    "from the start of the process until the last event is in ClickHouse and counted",
+                ],
+                [
+                    "hincrby", number(raw, 2), number(Double(events) / raw, 0),
+                    "hiredis: an HINCRBY for each event, pipelined by the thousand",
+                ],
+            ])
+        try report.figure("counters_vs_raw", raw / counted)
+    }
+
+    // MARK: Mixed load
+
+    private static let clients = 16
+
+    /// Every operation waits for the disk, the agent mirrors and counts meanwhile, and one post takes half of the writes.
+    private func mixed(_ report: inout Report) async throws {
+        let postgres = try await PostgresServer.start(
+            sharedPreloadLibraries: ["pg_reactions"],
+            configuration: [
+                "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "shared_buffers": "256MB",
+                "max_wal_size": "8GB",
+            ])
+        let stack = try await Stack.make(postgres: postgres)
+        let session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Post')")
+        let agent = try stack.startAgent(Stack.withoutMatches)
+        defer { agent.stop(15) }
+        let users = options.short ? 2_000 : 100_000
+        let draw = """
+            \\set user random(1, \(users))
+            \\set hot random(1, 2)
+            \\set other random(2, \(posts))
+            \\set post CASE WHEN :hot = 1 THEN 1 ELSE :other END
+            \\set first random(1, \(posts - CountSite.pagePosts))
+
+            """
+        let ids = "ARRAY(SELECT generate_series(:first, :first + \(CountSite.pagePosts - 1)))"
+        let scripts = [
+            Pgbench.Script(
+                name: "react", weight: 4, text: draw + "SELECT reactions.react(:user, :post, 'Like', 'Post');\n"),
+            Pgbench.Script(
+                name: "flags_many", weight: 3,
+                text: draw + "SELECT count(flags) FROM reactions.flags_many(:user, \(ids), 'Post');\n"),
+            Pgbench.Script(
+                name: "counts", weight: 2, text: draw + "SELECT count(count) FROM reactions.counts(\(ids), 'Post');\n"),
+            Pgbench.Script(
+                name: "reactors", weight: 1,
+                text: draw + "SELECT count(*) FROM reactions.reactors(:post, page_size => 50, entity_type => 'Post');\n"
+            ),
+        ]
+        let pgbench = Pgbench(stack: stack, clients: Self.clients, seconds: options.short ? 2 : 10)
+        // As in an application that runs for longer than a benchmark: maps and counts are in Redis.
+        _ = try await pgbench.run(scripts)
+        let result = try await pgbench.run(scripts)
+        report.title("\(Self.clients) clients, half of the writes on one post")
+        report.table(
+            ["operation", "calls", "median ms", "p99 ms"],
+            zip(scripts, result.times).map { script, times in
+                [
+                    script.name, "\(times.values.count)", number(times.median / 1000, 2),
+                    number(times.p99 / 1000, 2),
+                ]
+            })
+        report.note("\(number(result.throughput, 0)) operations per second")
+        try report.figure("operation_p99_ms", (result.times.map(\.p99).max() ?? .nan) / 1000)
+        try await checkCounts(session, stack)
+    }
+
+    /// When everything is mirrored, the counts are those of the events.
+    private func checkCounts(_ session: PostgresConnection, _ stack: Stack) async throws {
+        try await stack.drained(session)
+        let mirrored = try stack.clickHouseRows(
+            "SELECT entityId, sum(metricValue) FROM {db}.entityMetricEvents GROUP BY entityId ORDER BY entityId LIMIT 1000"
+        )
+        let asked = mirrored.map { $0[0] }.joined(separator: ",")
+        let counted = try session.query(
+            "SELECT entity_id, sum(count) FROM reactions.counts('{\(asked)}', 'Post') GROUP BY 1 ORDER BY 1")
+        try check(!mirrored.isEmpty && counted == mirrored, "counts after the load")
+        let hot = try session.value("SELECT reactions.unique_reactors(1, 'Post') = reactions.total(1, 'Post')")
+        try check(hot == "t", "users of the hot post")
     }
 }

@@ -19,17 +19,30 @@ struct Pgbench {
     ///   - script: as in pgbench(1).
     ///   - setup: run once by each client before it is measured, as a part of the connection string's options.
     func run(_ script: String, options: String = "") async throws -> Outcome {
+        let mix = try await run([Script(name: "", weight: 1, text: script)], options: options)
+        return Outcome(throughput: mix.throughput, times: mix.times[0])
+    }
+
+    /// One of several scripts, drawn in proportion to its weight.
+    struct Script {
+        let name: String
+        let weight: Int
+        let text: String
+    }
+
+    /// - Returns: transactions per second of all, and the times of each script.
+    func run(_ scripts: [Script], options: String = "") async throws -> (throughput: Double, times: [Samples]) {
         let directory = try TemporaryDirectory(owner: "postgres")
-        try directory.write("script.sql", script)
+        for (index, script) in scripts.enumerated() { try directory.write("script\(index).sql", script.text) }
         let conninfo =
             stack.postgres.conninfo(database: stack.database) + (options.isEmpty ? "" : " options='\(options)'")
         let output = try await PostgresServer.tool(
             "pgbench",
             [
-                "--no-vacuum", "--protocol=prepared", "--file=\(directory.file("script.sql"))", "--log",
+                "--no-vacuum", "--protocol=prepared", "--log",
                 "--log-prefix=\(directory.file("times"))", "--client=\(clients)", "--jobs=\(min(clients, 2))",
-                "--time=\(seconds)", "--random-seed=\(seed)", conninfo,
-            ])
+                "--time=\(seconds)", "--random-seed=\(seed)",
+            ] + scripts.enumerated().map { "--file=\(directory.file("script\($0).sql"))@\($1.weight)" } + [conninfo])
         guard
             let line = output.split(separator: "\n").first(where: { $0.hasPrefix("tps = ") }),
             let throughput = Double(line.dropFirst(6).prefix { $0 != " " })
@@ -37,16 +50,18 @@ struct Pgbench {
         guard output.contains("number of failed transactions: 0 ") else {
             throw BenchmarkError("transactions of pgbench have failed:\n\(output)")
         }
-        return Outcome(throughput: throughput, times: try times(in: directory.path))
+        return (throughput, try times(in: directory.path, scripts: scripts.count))
     }
 
-    /// The third column of each line of each log is a transaction's time in microseconds.
-    private func times(in directory: String) throws -> Samples {
-        var samples = Samples()
+    /// The third column of each line of each log is a transaction's time in microseconds, the fourth its script.
+    private func times(in directory: String, scripts: Int) throws -> [Samples] {
+        var samples = Array(repeating: Samples(), count: scripts)
         for name in try FileManager.default.contentsOfDirectory(atPath: directory) where name.hasPrefix("times") {
             for line in try String(contentsOfFile: directory + "/" + name, encoding: .utf8).split(separator: "\n") {
                 let columns = line.split(separator: " ")
-                if columns.count > 2, let time = Double(columns[2]) { samples.add(time) }
+                guard columns.count > 3, let time = Double(columns[2]), let script = Int(columns[3]), script < scripts
+                else { continue }
+                samples[script].add(time)
             }
         }
         return samples

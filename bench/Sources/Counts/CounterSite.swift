@@ -1,0 +1,95 @@
+import CHiredis
+import TestSupport
+
+/// Posts that Redis holds, and events on them that nobody has mirrored yet.
+struct CounterSite {
+    let stack: Stack
+    let session: PostgresConnection
+    let posts: Int
+
+    static func make(posts: Int) async throws -> CounterSite {
+        let postgres = try await PostgresServer.start(
+            sharedPreloadLibraries: ["pg_reactions"], configuration: ["shared_buffers": "1GB", "max_wal_size": "8GB"])
+        let stack = try await Stack.make(
+            postgres: postgres, redis: RedisServer.start(), clickHouse: ClickHouseServer.start())
+        let session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Post')")
+        return CounterSite(stack: stack, session: session, posts: posts)
+    }
+
+    /// Reads the counts of all posts until Redis has them.
+    func install() async throws {
+        let agent = try stack.startAgent(Stack.withoutMatches)
+        defer { agent.stop(15) }
+        try await stack.drained(session)
+        try await eventually(within: .seconds(120), "the agent has installed every post") {
+            let before = try stack.counter("misses", session)
+            try session.execute(
+                "SELECT count(*) FROM reactions.counts(ARRAY(SELECT generate_series(1, \(posts))), 'Post')")
+            return try stack.counter("misses", session) == before
+        }
+    }
+
+    /// Writes as many events as one after the other would be, each user's first one on a post, in transactions of 10,000.
+    func fill(_ events: Int) throws {
+        let outbox = try session.value("SELECT coalesce(max(current_outbox), 0) FROM reactions._mirror") ?? "0"
+        for first in stride(from: 0, to: events, by: 10_000) {
+            try session.execute(
+                """
+                INSERT INTO reactions._outbox_\(outbox) (version, xid, user_id, entity_id, created_at, written_at, set_mask,
+                    clear_mask, type_id, scope, delta_known)
+                SELECT reactions._draw_version(), pg_current_xact_id(), g, 1 + g % \(posts), now(), clock_timestamp(), 1, 0, type_id,
+                    'r', true
+                FROM reactions.entity_type, generate_series(\(first + 1), \(min(first + 10_000, events))) g
+                """)
+        }
+        try session.execute("CHECKPOINT")
+    }
+
+    /// Seconds from the start of the agent until it has mirrored and counted everything.
+    func drain() async throws -> Double {
+        let last = try session.value("SELECT max(version) FROM reactions._outbox") ?? ""
+        let start = microseconds()
+        let agent = try stack.startAgent(Stack.withoutMatches)
+        defer { agent.stop(15) }
+        try await eventually(within: .seconds(600), "the outbox is drained") {
+            try session.value("SELECT coalesce(max(floor), 0) >= \(last) FROM reactions._mirror") == "t"
+        }
+        return (microseconds() - start) / 1e6
+    }
+
+    /// Redis has the counts, and they are right.
+    func verify(_ events: Int) throws {
+        let before = try stack.counter("misses", session)
+        let counted = try session.value(
+            "SELECT sum(count) FROM reactions.counts(ARRAY(SELECT generate_series(1, \(posts))), 'Post')")
+        try check(
+            counted == "\(events)", "\(counted ?? "no") reactions are counted instead of \(events)")
+        try check(
+            try stack.counter("misses", session) == before, "the counts are not those that Redis holds")
+    }
+
+    /// Seconds of as many HINCRBYs of as many posts' hashes, pipelined by the thousand; the best that a client that counts each event can do.
+    func increment(_ events: Int) throws -> Double {
+        let redis = try stack.redis.connect()
+        let start = microseconds()
+        for first in stride(from: 0, to: events, by: 1_000) {
+            let count = min(1_000, events - first)
+            for event in first..<first + count {
+                let key = "raw:\(1 + (event + 1) % posts)"
+                let command = "*4\r\n$7\r\nHINCRBY\r\n$\(key.utf8.count)\r\n\(key)\r\n$4\r\nLike\r\n$1\r\n1\r\n"
+                guard redisAppendFormattedCommand(redis.context, command, command.utf8.count) == REDIS_OK else {
+                    throw BenchmarkError("hiredis took no commands")
+                }
+            }
+            for _ in 0..<count {
+                var reply: UnsafeMutableRawPointer?
+                guard redisGetReply(redis.context, &reply) == REDIS_OK, let reply else {
+                    throw BenchmarkError("Redis did not answer")
+                }
+                freeReplyObject(reply)
+            }
+        }
+        return (microseconds() - start) / 1e6
+    }
+}
