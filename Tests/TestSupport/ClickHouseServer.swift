@@ -17,10 +17,13 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     public static let shared = Shared { try await ClickHouseServer.start() }
 
     /// - Parameter keepAliveSeconds: after which the server closes an idle connection.
-    public static func start(keepAliveSeconds: Int = 10) async throws -> ClickHouseServer {
+    /// - Parameter configuration: further elements of its configuration.
+    public static func start(
+        keepAliveSeconds: Int = 10, tcpPort: UInt16? = nil, configuration: String = ""
+    ) async throws -> ClickHouseServer {
         let directory = try TemporaryDirectory()
         let httpPort = try FreePort.next()
-        let tcpPort = try FreePort.next()
+        let tcpPort = try tcpPort ?? FreePort.next()
         try directory.write(
             "config.xml",
             """
@@ -41,6 +44,7 @@ public final class ClickHouseServer: ClickHouseEndpoint {
                 <default_profile>default</default_profile>
                 <default_database>default</default_database>
                 <timezone>UTC</timezone>
+                \(configuration)
             </yandex>
             """)
         func userXML(_ name: String, password: String) -> String {
