@@ -40,9 +40,23 @@ public struct BackfillQuery: Sendable {
         "reactiond:\(database):backfill:\(batches.range(range).rawValue)"
     }
 
-    /// Drops the rows of a reading that was given up.
-    public static func drop(partition: Int64, from table: MirrorTable) -> String {
-        "ALTER TABLE \(table.rawValue) DROP PARTITION \(partition)"
+    /// Drops the rows of a reading that was given up. On a cluster it is a mutation, done some time after it was accepted: 18.16 goes on
+    /// looking for a dropped partition's last confirmed part, and answers nothing any more.
+    public static func drop(
+        partition: Int64, from table: MirrorTable, on cluster: MirrorCluster?, database: String
+    ) -> String {
+        let what = cluster == nil ? "DROP PARTITION \(partition)" : "DELETE WHERE \(condition(partition))"
+        return "ALTER TABLE \(table.target(cluster, database: database)) \(what)"
+    }
+
+    /// The number of rows of a reading that was given up.
+    public static func rows(inPartition partition: Int64, of table: MirrorTable) -> String {
+        "SELECT count() FROM \(table.rawValue) WHERE \(condition(partition)) AND part != \(MirrorTable.blankPart)"
+    }
+
+    private static func condition(_ partition: Int64) -> String {
+        let first = partition &* MirrorTable.batchesPerPartition
+        return "batch >= \(first) AND batch < \(first &+ MirrorTable.batchesPerPartition)"
     }
 
     // MARK: Slices of users
@@ -88,16 +102,19 @@ public struct BackfillQuery: Sendable {
             """
     }
 
+    public var partition: Int64 { batches.partition }
+
     /// Merges rows that are there twice.
-    public func optimize(_ table: MirrorTable) -> String {
-        "OPTIMIZE TABLE \(table.rawValue) PARTITION \(batches.partition) FINAL"
+    public func optimize(_ table: MirrorTable, on cluster: MirrorCluster?, database: String) -> String {
+        table.optimize(cluster, database: database, partition: partition)
     }
 
-    /// One number: 1 when everything of the partition is merged.
-    public func parts(_ table: MirrorTable) -> String {
+    /// One number: at most 1 when everything of the partition is merged, on the shard that is the last to have done so.
+    public func parts(_ table: MirrorTable, on cluster: MirrorCluster?, database: String) -> String {
         """
-        SELECT count() FROM system.parts WHERE database = currentDatabase() AND table = '\(table.rawValue)' \
-        AND partition = '\(batches.partition)' AND active
+        SELECT max(parts) FROM (SELECT count() AS parts FROM \(table.about("system.parts", cluster, database: database)) \
+        AND partition = '\(batches.partition)' AND active \
+        GROUP BY hostName(), substring(path, 1, toUInt64(length(path) - length(name))))
         """
     }
 

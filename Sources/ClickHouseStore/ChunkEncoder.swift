@@ -4,6 +4,10 @@ public import ReactionModel
 public struct Tally: Equatable, Sendable {
     public var rows: Int64
     public var checksum: Int64
+    /// Of a look at a cluster, which counts every row once: some are there twice.
+    public var isDoubled = false
+    /// Of a look at a cluster: some are a piece's that does not begin where the chunk does.
+    public var isDivided = false
 
     public init(rows: Int64 = 0, checksum: Int64 = 0) {
         self.rows = rows

@@ -11,7 +11,7 @@ public enum Presence: Equatable, Sendable {
 
     public init(found: Tally, expected: Tally) {
         self =
-            if found == expected {
+            if found.rows == expected.rows, found.checksum == expected.checksum, !found.isDoubled {
                 .complete
             } else if found.rows == 0 {
                 .absent
@@ -43,9 +43,21 @@ public struct ChunkQuery: Equatable, Sendable {
     }
 
     /// A row for each table: its name, the count of the chunk's rows, the sum of their checksum column.
-    public var tallies: String {
+    ///
+    /// Of a cluster, each row counted once however often it is there, then whether any is there twice and whether any is of a later
+    /// part: one shard's rows twice and another's not at all could otherwise pass for the chunk.
+    public func tallies(on cluster: MirrorCluster?) -> String {
         MirrorTable.allCases.map { table in
-            "SELECT '\(table.rawValue)', count(), sum(\(table.checksumColumn)) FROM \(table.rawValue) WHERE \(condition)"
+            guard cluster != nil else {
+                return """
+                    SELECT '\(table.rawValue)', count(), sum(\(table.checksumColumn)) FROM \(table.rawValue) WHERE \(condition)
+                    """
+            }
+            return """
+                SELECT '\(table.rawValue)', count(), sum(checksum), sum(copies) > count(), max(lastPart) > \(parts.lowerBound) FROM \
+                (SELECT \(table.checksumColumn) AS checksum, count() AS copies, max(part) AS lastPart FROM \(table.rawValue) \
+                WHERE \(condition) GROUP BY \(table.distinguishing))
+                """
         }.joined(separator: "\nUNION ALL ")
     }
 
@@ -54,7 +66,8 @@ public struct ChunkQuery: Equatable, Sendable {
         MirrorTable.allCases.map { table in
             """
             SELECT '\(table.rawValue)', batch, count(), sum(\(table.checksumColumn)) FROM \(table.rawValue) \
-            WHERE batch BETWEEN \(batches.lowerBound.rawValue) AND \(batches.upperBound.rawValue) GROUP BY batch
+            WHERE batch BETWEEN \(batches.lowerBound.rawValue) AND \(batches.upperBound.rawValue) \
+            AND part != \(MirrorTable.blankPart) GROUP BY batch
             """
         }.joined(separator: "\nUNION ALL ")
     }
@@ -73,11 +86,10 @@ public struct ChunkQuery: Equatable, Sendable {
 
     /// The same for one table, each row counted once however often it is there.
     public func distinctTally(_ table: MirrorTable) -> String {
-        let row = (table.key + [table.checksumColumn]).joined(separator: ", ")
-        return """
-            SELECT count(), sum(checksum) FROM \
-            (SELECT DISTINCT \(row), \(table.checksumColumn) AS checksum FROM \(table.rawValue) WHERE \(condition))
-            """
+        """
+        SELECT count(), sum(checksum) FROM \
+        (SELECT DISTINCT \(table.distinguishing), \(table.checksumColumn) AS checksum FROM \(table.rawValue) WHERE \(condition))
+        """
     }
 
     /// - Parameter columns: a count and a sum; nil if they are anything else.
@@ -88,34 +100,34 @@ public struct ChunkQuery: Equatable, Sendable {
         return Tally(rows: rows, checksum: checksum)
     }
 
-    /// - Parameter rows: the answer to `tallies`; nil if it is anything else.
+    /// - Parameter rows: the answer to `tallies(on:)`; nil if it is anything else.
     public static func tallies(_ rows: [[String]]) -> [MirrorTable: Tally]? {
         var tallies: [MirrorTable: Tally] = [:]
         for row in rows {
-            guard let table = row.first.flatMap(MirrorTable.init(rawValue:)), let tally = tally(row.dropFirst()) else {
-                return nil
-            }
+            guard let table = row.first.flatMap(MirrorTable.init(rawValue:)),
+                var tally = tally(row.dropFirst().prefix(2)), row.count == 3 || row.count == 5
+            else { return nil }
+            if row.count == 5 { (tally.isDoubled, tally.isDivided) = (row[3] != "0", row[4] != "0") }
             tallies[table] = tally
         }
         return tallies.count == MirrorTable.allCases.count ? tallies : nil
     }
 
+    public var partition: Int64 { batch.rawValue / MirrorTable.batchesPerPartition }
+
     /// Merges rows that are there twice, unless a merge of the partition is at work already.
-    public func optimize(_ table: MirrorTable) -> String {
-        "OPTIMIZE TABLE \(table.rawValue) PARTITION \(batch.rawValue / MirrorTable.batchesPerPartition) FINAL"
+    public func optimize(_ table: MirrorTable, on cluster: MirrorCluster?, database: String) -> String {
+        table.optimize(cluster, database: database, partition: partition)
     }
 
     /// Takes back the rows of a chunk that another table has refused.
-    public func delete(from table: MirrorTable) -> String {
-        "ALTER TABLE \(table.rawValue) DELETE WHERE \(condition)"
+    public func delete(from table: MirrorTable, on cluster: MirrorCluster?, database: String) -> String {
+        "ALTER TABLE \(table.target(cluster, database: database)) DELETE WHERE \(condition)"
     }
 
     /// The number of deletions that are still at work on the table.
-    public static func deletionsAtWork(on table: MirrorTable) -> String {
-        """
-        SELECT count() FROM system.mutations \
-        WHERE database = currentDatabase() AND table = '\(table.rawValue)' AND is_done = 0
-        """
+    public static func deletionsAtWork(on table: MirrorTable, _ cluster: MirrorCluster?, database: String) -> String {
+        "SELECT count() FROM \(table.about("system.mutations", cluster, database: database)) AND is_done = 0"
     }
 
     /// The same for every attempt to insert the chunk, whoever makes it: the server refuses a query while another one with its id is
@@ -127,5 +139,12 @@ public struct ChunkQuery: Equatable, Sendable {
     /// The same for every attempt to insert the same rows.
     public func token(_ table: MirrorTable) -> String {
         "\(table.rawValue):\(batch.rawValue):\(parts.lowerBound):\(parts.upperBound)"
+    }
+}
+
+extension MirrorTable {
+    /// Rows that agree in these are one row that is there twice.
+    fileprivate var distinguishing: String {
+        (key.filter { $0 != checksumColumn } + [checksumColumn]).joined(separator: ", ")
     }
 }

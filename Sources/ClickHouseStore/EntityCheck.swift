@@ -52,7 +52,7 @@ public struct EntityCheck: Sendable {
             SELECT entity, user, toInt32(sum(bit * isSet)) AS flags FROM (\
             SELECT toInt64(entityId) AS entity, toInt64(userId) AS user, \(SQL.flag(of: type.kinds)) AS bit, \
             argMax(metricValue, version) > 0 AS isSet FROM entityMetricEvents WHERE \(condition(subjects)) \
-            AND userId IN (SELECT userId FROM reactionsByEntity WHERE \(ofType) AND entityId IN (\(ids))) \
+            AND userId GLOBAL IN (SELECT userId FROM reactionsByEntity WHERE \(ofType) AND entityId IN (\(ids))) \
             GROUP BY entityId, userId, metricType) GROUP BY entity, user HAVING flags != 0) \
             ARRAY JOIN \(parts) AS part WHERE part = 0 OR bitAnd(flags, part) != 0 GROUP BY entity, part
             """

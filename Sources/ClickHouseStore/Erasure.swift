@@ -40,7 +40,7 @@ public struct Erasure: Sendable {
     }
 
     /// A mutation: done some time after it was accepted.
-    public func delete(from table: MirrorTable) -> String {
-        "ALTER TABLE \(table.rawValue) DELETE WHERE \(condition)"
+    public func delete(from table: MirrorTable, on cluster: MirrorCluster?, database: String) -> String {
+        "ALTER TABLE \(table.target(cluster, database: database)) DELETE WHERE \(condition)"
     }
 }

@@ -52,20 +52,58 @@ public enum MirrorTable: String, CaseIterable, Sendable {
 
     /// The table of the connection's database.
     public func create(_ abilities: ServerAbilities) -> String {
-        let lines = columns.map { "    \($0) \(type(of: $0, abilities))" }
         var settings: [String] = []
         if abilities.hasDeduplicationToken {
             settings.append("non_replicated_deduplication_window = \(Self.deduplicationWindow)")
         }
+        return """
+            CREATE TABLE IF NOT EXISTS \(rawValue)
+            (
+            \(columnList(abilities))
+            )
+            ENGINE = ReplacingMergeTree
+            \(storage(abilities, settings))
+            """
+    }
+
+    /// The table with a shard's rows, on every server of the cluster. Its path in ZooKeeper is made of the server's macros.
+    public func createLocal(on cluster: MirrorCluster, database: String, _ abilities: ServerAbilities) -> String {
+        let path = "/clickhouse/tables/{shard}/\(database)/\(localName(cluster))"
+        let settings = [
+            ("replicated_deduplication_window", Int64(Self.deduplicationWindow)),
+            ("replicated_deduplication_window_seconds", Int64(MirrorCluster.deduplicationSeconds)),
+        ].map { "\($0) = \($1)" }
+        return """
+            CREATE TABLE IF NOT EXISTS \(target(cluster, database: database))
+            (
+            \(columnList(abilities.onCluster))
+            )
+            ENGINE = ReplicatedReplacingMergeTree(\(SQL.quoted(path)), '{replica}')
+            \(storage(abilities, settings))
+            """
+    }
+
+    /// The table by which all shards are read and written.
+    public func createDistributed(on cluster: MirrorCluster, database: String, _ abilities: ServerAbilities) -> String {
+        """
+        CREATE TABLE IF NOT EXISTS \(SQL.identifier(database)).\(rawValue) \(cluster.clause)
+        (
+        \(columnList(abilities.onCluster.withoutStorage))
+        )
+        ENGINE = Distributed(\(SQL.quoted(cluster.name)), \(SQL.quoted(database)), '\(localName(cluster))', \(shardingKey))
+        """
+    }
+
+    private func columnList(_ abilities: ServerAbilities) -> String {
+        columns.map { "    \($0) \(type(of: $0, abilities))" }.joined(separator: ",\n")
+    }
+
+    private func storage(_ abilities: ServerAbilities, _ tableSettings: [String]) -> String {
+        var settings = tableSettings
         for setting in ["fsync_after_insert", "fsync_part_directory"] where abilities.knows(tableSetting: setting) {
             settings.append(setting + " = 1")
         }
         return """
-            CREATE TABLE IF NOT EXISTS \(rawValue)
-            (
-            \(lines.joined(separator: ",\n"))
-            )
-            ENGINE = ReplacingMergeTree
             PARTITION BY intDiv(batch, \(Self.batchesPerPartition))
             ORDER BY (\(key.joined(separator: ", ")))
             """ + (settings.isEmpty ? "" : "\nSETTINGS " + settings.joined(separator: ", "))
@@ -91,8 +129,8 @@ public enum MirrorTable: String, CaseIterable, Sendable {
         return abilities.knows(setting: name) ? [(name, "1")] : []
     }
 
-    public static func createDatabase(_ name: String) -> String {
-        "CREATE DATABASE IF NOT EXISTS " + quoted(name)
+    public static func createDatabase(_ name: String, on cluster: MirrorCluster? = nil) -> String {
+        "CREATE DATABASE IF NOT EXISTS " + quoted(name) + (cluster.map { " " + $0.clause } ?? "")
     }
 
     /// One row if the database exists.

@@ -99,7 +99,7 @@ public struct Removal: Sendable {
             case .entity:
                 """
                  AND entityId IN (\(ids)) \
-                AND userId IN (SELECT userId FROM reactionsByEntity WHERE \(ofType) AND entityId IN (\(ids)))
+                AND userId GLOBAL IN (SELECT userId FROM reactionsByEntity WHERE \(ofType) AND entityId IN (\(ids)))
                 """
             }
         return """

@@ -5,8 +5,9 @@ public struct ServerAbilities: Equatable, Sendable {
     private var known: Set<String>
 
     private static let settings = [
-        "allow_experimental_low_cardinality_type", "allow_suspicious_codecs", "async_insert", "deduplicate_insert",
-        "deduplicate_insert_select", "insert_deduplicate", "insert_deduplication_token", "mutations_sync",
+        "allow_experimental_low_cardinality_type", "allow_suspicious_codecs", "allow_suspicious_low_cardinality_types",
+        "async_insert", "deduplicate_insert", "deduplicate_insert_select", "insert_deduplicate",
+        "insert_deduplication_token", "insert_quorum_parallel", "mutations_sync",
         "optimize_aggregation_in_order", "optimize_on_insert",
     ]
     private static let mergeTreeSettings = [
@@ -43,4 +44,18 @@ public struct ServerAbilities: Equatable, Sendable {
     public var hasLowCardinality: Bool { known.contains("type LowCardinality") }
     /// Column codecs came years before this setting about them; every server that has it has Delta and ZSTD.
     public var hasCodecs: Bool { knows(setting: "allow_suspicious_codecs") }
+
+    /// What may be used ON CLUSTER: LowCardinality, where it is experimental, needs a setting that other servers do not get.
+    var onCluster: ServerAbilities {
+        var abilities = self
+        if !knows(setting: "allow_suspicious_low_cardinality_types") { abilities.known.remove("type LowCardinality") }
+        return abilities
+    }
+
+    /// For a table that keeps no rows.
+    var withoutStorage: ServerAbilities {
+        var abilities = self
+        abilities.known.remove("allow_suspicious_codecs")
+        return abilities
+    }
 }

@@ -49,7 +49,7 @@ public struct TruthQuery {
     /// The first `count` entities above `after` with one of the bits of `mask`, and the entities `others`.
     public func page(mask: Int32, after: Int64, count: Int, others: [Int64]) -> [UInt8] {
         var text = head()
-        text.append(" AND (entityId IN (SELECT entityId FROM (SELECT entityId, metricType FROM ")
+        text.append(" AND (entityId GLOBAL IN (SELECT entityId FROM (SELECT entityId, metricType FROM ")
         text.append(Self.table)
         conditions(&text, kinds: kinds.filter { $0.flag & mask != 0 })
         text.append(" AND entityId > ")

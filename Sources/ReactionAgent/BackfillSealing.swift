@@ -46,7 +46,11 @@ struct BackfillSealing: Sendable {
         for partition in job.abandoned {
             for table in tables {
                 try await source.checkLock()
-                try await store.run(BackfillQuery.drop(partition: partition, from: table), queryID: nil)
+                guard try await store.hasRows(partition: partition, in: table) else { continue }
+                try await store.drop(partition: partition, from: table)
+                while try await store.hasRows(partition: partition, in: table) {
+                    try await Task.sleep(for: mergeInterval)
+                }
             }
         }
     }
@@ -103,12 +107,10 @@ struct BackfillSealing: Sendable {
     /// OPTIMIZE does nothing beside another merge.
     private func merge() async throws {
         for table in Self.tables {
-            while true {
-                let parts: [Int] = try await store.numbers(query.parts(table), 1)
-                if parts[0] <= 1 { break }
-                try await run(query.optimize(table))
-                let left: [Int] = try await store.numbers(query.parts(table), 1)
-                if left[0] > 1 { try await Task.sleep(for: Self.mergeInterval) }
+            try await source.checkLock()
+            while try await store.merge(table, query, queryID: queryID) {
+                try await Task.sleep(for: Self.mergeInterval)
+                try await source.checkLock()
             }
         }
     }

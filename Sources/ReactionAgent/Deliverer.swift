@@ -9,6 +9,8 @@ actor Deliverer {
     /// What is delivered of the current batch.
     private struct Progress {
         var batch: BatchNumber
+        /// The start of the server that has what was sent so far.
+        var server: Int64?
         var after = Version.zero
         var tally = BatchTally()
         /// What ClickHouse holds of the chunks so far; nil if it made some of it itself.
@@ -43,6 +45,7 @@ actor Deliverer {
     /// When the last of those requests has timed out.
     private let formerLeaderIsGone: ContinuousClock.Instant
     private var progress: Progress?
+    private var isDelivering = false
     /// Nobody has tried to insert anything from this position on: a batch that was formed in this term has no other sender.
     private var untried: (batch: BatchNumber, position: Int64)
     private var identity: SinkIdentity?
@@ -67,8 +70,13 @@ actor Deliverer {
 
     /// Sends what is not sent of the batch, and returns its lag when ClickHouse has confirmed all of it.
     func deliver(_ batch: Batch) async throws -> LagHistogram {
+        isDelivering = true
+        defer { isDelivering = false }
         if batch.events > 0 { try await identify() }
-        var progress = progress.flatMap { $0.batch == batch.number ? $0 : nil } ?? Progress(batch: batch.number)
+        let server = identity?.startedAt
+        var progress =
+            progress.flatMap { $0.batch == batch.number && $0.server == server ? $0 : nil }
+            ?? Progress(batch: batch.number, server: server)
         defer { self.progress = progress }
         if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
         while progress.tally.events < batch.events {
@@ -112,8 +120,12 @@ actor Deliverer {
 
     /// When the server started of which it is known that it has all that was confirmed; unix seconds, give or take one.
     func verifiedStart() async throws -> Int64 {
-        if identity == nil { try await identify() }
-        return identity?.startedAt ?? 0
+        // A delivery has asked before it began, and is not told of another server in its middle.
+        if !isDelivering { try await identify() }
+        guard let identity else {
+            throw SinkError(disposition: .retry, message: "it is not known yet which ClickHouse there is")
+        }
+        return identity.startedAt
     }
 
     /// Returns when no attempt at the batch, answered or not, can add rows any more. Other batches are sent meanwhile.
@@ -256,7 +268,6 @@ actor Deliverer {
     private func lookWhoItIs() async throws {
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
-            progress = nil
             let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
             let batches = try await source.batches(confirmedBefore: confirmed)
             if !batches.isEmpty {

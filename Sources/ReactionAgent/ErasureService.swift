@@ -81,15 +81,14 @@ struct ErasureService: Service {
         }
         guard !found.isEmpty else { return true }
         for table in Erasure.tables {
-            let atWork: [Int64] = try await store.numbers(ChunkQuery.deletionsAtWork(on: table), 1)
-            guard atWork[0] == 0 else { return false }
+            guard try await !store.isDeleting(from: table) else { return false }
         }
         let unbalanced: [Int64] = try await store.numbers(erasure.unbalanced, 1)
         if unbalanced[0] > 0 {
             logger.warning("rows of users do not add up to zero", metadata: ["kinds": "\(unbalanced[0])"])
         }
         for user in users { try await erasures.counted(found[user.userID] ?? [:], of: user) }
-        for table in Erasure.tables { try await store.run(erasure.delete(from: table), queryID: nil) }
+        for table in Erasure.tables { try await store.run { erasure.delete(from: table, on: $0, database: $1) } }
         return false
     }
 }

@@ -1,5 +1,6 @@
 import CCurl
 import CReactionsBoundary
+import ClickHouseStore
 
 /// The backend's one connection to ClickHouse, over libcurl's multi interface and kept alive between requests.
 ///
@@ -191,6 +192,7 @@ final class ClickHouseLink {
 
         // wait_end_of_query: the status tells of every error, also of one that comes up after the first rows.
         var url = "\(endpoint.base)?wait_end_of_query=1"
+        for setting in MirrorCluster.readSettings { url += "&\(setting.name)=\(setting.value)" }
         if !settings.clickHouseDatabase.isEmpty { url += "&database=\(percentEncoded(settings.clickHouseDatabase))" }
         ccurl_setopt_string(easy, CURLOPT_URL, url)
         ccurl_setopt_string(easy, CURLOPT_PROXY, "")

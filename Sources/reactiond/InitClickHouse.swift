@@ -8,15 +8,22 @@ struct InitClickHouse: AsyncParsableCommand {
 
     @OptionGroup var settings: SettingsOptions
 
-    @Flag(help: "Print the commands for a server of the newest version instead, to be run by hand.")
+    @Option(
+        help: ArgumentHelp(
+            "Spread the tables over this cluster, by its name in the servers' remote_servers: replicated tables on its servers, and distributed ones over them.",
+            valueName: "name"))
+    var cluster: String?
+
+    @Flag(help: "Print the commands for servers of the newest version instead, to be run by hand.")
     var printOnly = false
 
     func run() async throws {
         let settings = try await settings.load().clickHouse
         if printOnly {
-            print(ClickHouseSchema.script(database: settings.database), terminator: "")
+            print(try ClickHouseSchema.script(database: settings.database, cluster: cluster), terminator: "")
         } else {
-            for line in try ClickHouseSchema.create(settings) { print(line) }
+            let report = try cluster.map { try ClickHouseSchema.create(settings, cluster: $0) }
+            for line in try report ?? ClickHouseSchema.create(settings) { print(line) }
         }
     }
 }

@@ -82,4 +82,44 @@ import Testing
             new.contains("CODEC") && new.contains("non_replicated_deduplication_window") && new.contains("DateTime64(6")
         )
     }
+
+    @Test func theClusterIsThatOfAllThreeTables() {
+        let tables = MirrorTable.allCases.map {
+            [$0.rawValue, "Distributed(main, mirror, \($0)_local, intHash64(userId))"]
+        }
+        #expect(MirrorCluster.name(tables) == "main")
+        #expect(MirrorCluster.name(Array(tables.dropLast())) == nil)
+        #expect(MirrorCluster.name(tables.dropLast() + [["entityMetricEvents", "Distributed(other, a, b)"]]) == nil)
+        #expect(MirrorCluster.name(tables.map { [$0[0], "Memory"] }) == nil)
+    }
+
+    @Test(arguments: [(1, 1), (2, 2), (3, 2), (5, 3)])
+    func aMajorityOfTheReplicasConfirms(_ replicas: Int, _ quorum: Int) {
+        #expect(MirrorCluster(name: "main", replicas: replicas)?.quorum == quorum)
+    }
+
+    @Test(arguments: ["", "a b", "a'b", "{shard}", "a`b"])
+    func namesOfClustersNeedNoQuotes(_ name: String) {
+        #expect(MirrorCluster(name: name) == nil)
+    }
+
+    @Test func aLookAtAClusterTellsRepetitionsAndPiecesApart() {
+        let rows = MirrorTable.allCases.map { [$0.rawValue, "1", "-5", "1", "0"] }
+        #expect(ChunkQuery.tallies(rows)?[.reactionDeltas]?.isDoubled == true)
+        #expect(ChunkQuery.tallies(rows)?[.reactionDeltas]?.isDivided == false)
+        #expect(ChunkQuery.tallies(rows.map { Array($0.dropLast()) }) == nil)
+        var found = Tally(rows: 2, checksum: 7)
+        found.isDoubled = true
+        #expect(Presence(found: found, expected: Tally(rows: 2, checksum: 7)) == .surplus)
+        #expect(Presence(found: found, expected: Tally(rows: 3, checksum: 9)) == .partial)
+    }
+
+    @Test func serversThatDoNotGetASettingGetNoExperimentalTypes() throws {
+        let cluster = try #require(MirrorCluster(name: "main", replicas: 2))
+        let old = ServerAbilities(rows: [["allow_experimental_low_cardinality_type"], ["type LowCardinality"]])
+        #expect(MirrorTable.reactionDeltas.create(old).contains("LowCardinality"))
+        #expect(!MirrorTable.reactionDeltas.createLocal(on: cluster, database: "m", old).contains("LowCardinality"))
+        #expect(MirrorTable.reactionDeltas.createLocal(on: cluster, database: "m", .newest).contains("LowCardinality"))
+        #expect(!MirrorTable.reactionDeltas.createDistributed(on: cluster, database: "m", .newest).contains("CODEC"))
+    }
 }

@@ -9,6 +9,10 @@ import Testing
 enum Engine: String, CaseIterable, CustomTestStringConvertible {
     case server = "ClickHouse 18.16"
     case gateway = "ClickHouse 26.9 (chDB)"
+    case cluster = "ClickHouse 18.16, two shards of two replicas"
+
+    /// Servers alone.
+    static let single: [Engine] = [.server, .gateway]
 
     var testDescription: String { rawValue }
 
@@ -17,6 +21,7 @@ enum Engine: String, CaseIterable, CustomTestStringConvertible {
         switch self {
         case .server: try await ClickHouseServer.shared.value
         case .gateway: try await ChdbServer.shared.value
+        case .cluster: try await ClickHouseCluster.shared.value
         }
     }
 }
@@ -55,7 +60,11 @@ struct Fixture {
         database = uniqueName()
         settings = try ClickHouseSettings(
             url: endpoint.url, database: database, user: endpoint.user, password: endpoint.password)
-        _ = try ClickHouseSchema.create(settings)
+        if let cluster = endpoint.cluster {
+            _ = try ClickHouseSchema.create(settings, cluster: cluster)
+        } else {
+            _ = try ClickHouseSchema.create(settings)
+        }
         sink = ClickHouseSink(settings)
     }
 
@@ -71,10 +80,50 @@ struct Fixture {
         get throws { try FaultProxy(target: UInt16(endpoint.url.split(separator: ":").last ?? "") ?? 0) }
     }
 
-    func query(_ sql: String) throws -> [[String]] { try endpoint.rows(sql, database: database) }
+    func query(_ sql: String) throws -> [[String]] {
+        try endpoint.query(sql, database: database, settings: settings(of: .reads)).split(separator: "\n").map { line in
+            line.split(separator: "\t", omittingEmptySubsequences: false).map { String($0) }
+        }
+    }
+
+    /// Something behind the mirror's back, done when it returns. `{table}` is the table that has the rows.
+    func execute(_ sql: String, _ table: MirrorTable) throws {
+        let target = endpoint.cluster.map { "\(database).\(table)_local ON CLUSTER \($0)" } ?? table.rawValue
+        try endpoint.query(sql.replacing("{table}", with: target), database: database, settings: settings(of: .writes))
+    }
+
+    /// Rows of a cluster's table, from all shards or those of one server.
+    func delete(_ condition: String, from table: MirrorTable, at server: ClickHouseServer? = nil) throws {
+        if let server {
+            try server.query("ALTER TABLE \(table)_local DELETE WHERE \(condition)", database: database)
+        } else {
+            try execute("ALTER TABLE {table} DELETE WHERE \(condition)", table)
+        }
+        try endpoint.query(table.insertBlanks(partition: 0), database: database, settings: settings(of: .writes))
+    }
+
+    /// The rows of a table once more.
+    func double(_ table: MirrorTable) throws {
+        try endpoint.query(
+            "INSERT INTO \(table) SELECT * FROM \(table)", database: database, settings: settings(of: .writes))
+    }
+
+    private enum Purpose { case reads, writes }
+
+    private func settings(of purpose: Purpose) -> [String: String] {
+        guard endpoint.cluster != nil else {
+            return purpose == .writes && endpoint.engine == "26.9" ? ["deduplicate_insert_select": "disable"] : [:]
+        }
+        var settings = Dictionary(uniqueKeysWithValues: MirrorCluster.readSettings.map { ($0.name, $0.value) })
+        if purpose == .writes {
+            settings.merge(
+                ["insert_distributed_sync": "1", "insert_quorum": "2", "insert_deduplicate": "0"]) { $1 }
+        }
+        return settings
+    }
 
     func count(_ table: String) throws -> Int {
-        Int(try query("SELECT count() FROM \(table)").first?.first ?? "") ?? -1
+        Int(try query("SELECT count() FROM \(table) WHERE entityType != ''").first?.first ?? "") ?? -1
     }
 
     /// The rows of the three tables, in the order in which they are inserted.

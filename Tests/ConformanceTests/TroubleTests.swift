@@ -8,8 +8,7 @@ import Testing
 @Suite struct TroubleTests {
     /// The table refuses entity 13 when it computes a default value: an error of the content on any version.
     private func refuse13(_ table: MirrorTable, _ fixture: Fixture) throws {
-        try fixture.endpoint.query(
-            "ALTER TABLE \(table) ADD COLUMN guard UInt8 DEFAULT throwIf(entityId = 13)", database: fixture.database)
+        try fixture.execute("ALTER TABLE {table} ADD COLUMN guard UInt8 DEFAULT throwIf(entityId = 13)", table)
     }
 
     @Test(arguments: Engine.allCases, MirrorTable.allCases)
@@ -23,12 +22,20 @@ import Testing
             }
             #expect(error?.disposition == .rejectBatch)
             #expect(error?.code == 395)
-            #expect(try fixture.counts == [0, 0, 0])
+            // A shard of a cluster may take its rows after another has refused them.
+            if engine != .cluster { #expect(try fixture.counts == [0, 0, 0]) }
         }
         // Entity 13 is the fourth event. The agent bisects: 0..<4 is refused, then 0..<2, 2..<3 and 4..<8 go in.
         for piece in [0..<2, 2..<3, 4..<8] {
-            try await fixture.sink.insert(
-                Chunk(1, part: Int32(piece.lowerBound), Array(events[piece])), catalog: Fixture.catalog)
+            let chunk = Chunk(1, part: Int32(piece.lowerBound), Array(events[piece]))
+            try await eventually(within: .seconds(60)) {
+                do {
+                    try await fixture.sink.insert(chunk, catalog: Fixture.catalog)
+                    return true
+                } catch let error as SinkError where engine == .cluster && error.disposition == .retry {
+                    return false
+                }
+            }
         }
         #expect(try fixture.counts == [7, 7, 7])
         // After a crash the whole is sent again: it is refused, and its pieces are found.
@@ -73,12 +80,13 @@ import Testing
         #expect(try await disposition() == .stop)
     }
 
-    @Test(arguments: Engine.allCases)
+    @Test(arguments: Engine.single)
     func aServerThatIsGoneIsTriedAgain(_ engine: Engine) async throws {
         let endpoint: any ClickHouseEndpoint =
             switch engine {
             case .server: try await ClickHouseServer.start()
             case .gateway: try await ChdbServer.start()
+            case .cluster: try await ClickHouseCluster.start()  // ClusterTests stop its servers one by one.
             }
         let fixture = try await Fixture(endpoint)
         let before = try await fixture.sink.connect()
@@ -127,7 +135,7 @@ import Testing
         proxy.breakNext(containing: "query=INSERT", .loseAnswer)
         await #expect(throws: SinkError.self) { try await sink.insert(chunk, catalog: Fixture.catalog) }
         try await eventually { (try? await sink.insert(chunk, catalog: Fixture.catalog)) != nil }
-        _ = try fixture.query("INSERT INTO entityMetricEvents SELECT * FROM entityMetricEvents")
+        try fixture.double(.entityMetricEvents)
         #expect(try fixture.counts != Chunk.hundredCounts)
         try await eventually { try await sink.settle(chunk.batch) == nil }
         #expect(try fixture.counts == Chunk.hundredCounts)
@@ -150,7 +158,7 @@ import Testing
         #expect(try fixture.counts == Chunk.hundredCounts)
     }
 
-    @Test(arguments: Engine.allCases)
+    @Test(arguments: Engine.single)
     func theTablesAreMadeOnceAndWithoutViews(_ engine: Engine) async throws {
         let fixture = try await Fixture(engine)
         try await fixture.sink.insert(.hundred(), catalog: Fixture.catalog)
@@ -166,7 +174,7 @@ import Testing
     @Test func thePrintedScriptRunsOnTheCurrentEngine() async throws {
         let gateway = try await ChdbServer.shared.value
         let database = uniqueName()
-        let commands = ClickHouseSchema.script(database: database).split(separator: ";\n").map { String($0) }
+        let commands = try ClickHouseSchema.script(database: database).split(separator: ";\n").map { String($0) }
         #expect(commands.count == 5)
         for command in commands where !command.hasPrefix("USE") {
             try gateway.query(command, database: command.hasPrefix("CREATE DATABASE") ? "default" : database)

@@ -49,6 +49,12 @@ import Testing
                 seed += 1
                 try site.write(seed: seed)
             }
+            // However slow the machine is: half of them die when something is on its way.
+            if kills >= 10 {
+                try await eventually(within: .seconds(30), "a range is sent") {
+                    try site.session.value("SELECT EXISTS (SELECT FROM reactions._backfill_range)") == "t"
+                }
+            }
             agent.stop(9)
             kills += 1
             // Ranges were sent, and not all are. How many are confirmed tells less: beside a ClickHouse that has just started they are

@@ -18,11 +18,14 @@ public final class ClickHouseServer: ClickHouseEndpoint {
 
     /// - Parameters:
     ///   - keepAliveSeconds: after which the server closes an idle connection.
+    ///   - configuration: further elements of its configuration.
     ///   - loggedUser: whose queries are in `system.query_log`.
-    public static func start(keepAliveSeconds: Int = 10, loggedUser: String? = nil) async throws -> ClickHouseServer {
+    public static func start(
+        keepAliveSeconds: Int = 10, tcpPort: UInt16? = nil, configuration: String = "", loggedUser: String? = nil
+    ) async throws -> ClickHouseServer {
         let directory = try TemporaryDirectory()
         let httpPort = try FreePort.next()
-        let tcpPort = try FreePort.next()
+        let tcpPort = try tcpPort ?? FreePort.next()
         try directory.write(
             "config.xml",
             """
@@ -44,6 +47,7 @@ public final class ClickHouseServer: ClickHouseEndpoint {
                 <default_profile>default</default_profile>
                 <default_database>default</default_database>
                 <timezone>UTC</timezone>
+                \(configuration)
             </yandex>
             """)
         func userXML(_ name: String, password: String) -> String {

@@ -85,6 +85,8 @@ public protocol ClickHouseEndpoint: Sendable {
     var password: String { get }
     /// "18.16.1", "26.9".
     var engine: String { get }
+    /// Over which the mirror's tables are spread; nil: over none.
+    var cluster: String? { get }
     func stop()
     func restart() async throws
 }
@@ -97,6 +99,8 @@ public struct ClickHouseError: Error {
 }
 
 extension ClickHouseEndpoint {
+    public var cluster: String? { nil }
+
     /// Runs one query and returns the answer, TabSeparated unless the query says otherwise.
     @discardableResult
     public func query(

@@ -38,7 +38,7 @@ public struct Stack: Sendable {
         try stack.set("key_prefix", stack.prefix)
         try stack.set("clickhouse_url", url)
         try stack.set("clickhouse_database", stack.clickHouseDatabase)
-        try await stack.reactiond("init-clickhouse")
+        try await stack.reactiond("init-clickhouse", clickHouse.cluster.map { ["--cluster", $0] } ?? [])
         return stack
     }
 

@@ -26,9 +26,12 @@ actor BackfillStore {
 
     // MARK: Ranges
 
-    /// The rows of a range that are there.
+    /// The rows of a range that are there because an attempt has brought all of its rows. Of a cluster's shards some may have taken
+    /// theirs: there the range has to be read again, and rows that are there twice are merged when the backfill is sealed.
     func rows(ofRange range: Int, _ query: BackfillQuery) throws(SinkError) -> Int {
-        try forgettingSession { session throws(SinkError) in try session.numbers(query.rows(ofRange: range), 1)[0] }
+        try forgettingSession { session throws(SinkError) in
+            session.cluster == nil ? try session.numbers(query.rows(ofRange: range), 1)[0] : 0
+        }
     }
 
     /// Inserts the rows of a range, at least one, of which none is there, and returns how many there are afterwards.
@@ -44,7 +47,7 @@ actor BackfillStore {
                     settings: session.insertSettings(token: query.token(ofRange: range), isRepeated: isRepeated),
                     queryID: query.queryID(ofRange: range, database: settings.database))
                 let found: Int = try session.numbers(query.rows(ofRange: range), 1)[0]
-                if found > 0 { return found }
+                if session.cluster == nil ? found > 0 : found >= rows.count { return found }
             }
             throw SinkError(disposition: .retry, message: "entityMetricEvents does not keep what it confirms")
         }
@@ -67,6 +70,66 @@ actor BackfillStore {
     /// The answer to a histogram: rows per bucket.
     func histogram(_ text: String) throws(SinkError) -> [UInt64: Int64] {
         try forgettingSession { session throws(SinkError) in try session.histogram(text) }
+    }
+
+    /// What has to be said to the tables that have the rows, and how it is said on this server or cluster.
+    func run(
+        queryID: String? = nil, _ text: @Sendable (_ cluster: MirrorCluster?, _ database: String) -> String
+    ) throws(SinkError) {
+        try forgettingSession { session throws(SinkError) in
+            _ = try session.client.query(
+                text(session.cluster, settings.database), settings: Removal.settings(session.abilities),
+                queryID: queryID)
+        }
+    }
+
+    /// Whether a deletion is at work on the table; has it go on where it waits for rows that follow.
+    func isDeleting(from table: MirrorTable) throws(SinkError) -> Bool {
+        try forgettingSession { session throws(SinkError) in
+            let query = ChunkQuery.deletionsAtWork(on: table, session.cluster, database: settings.database)
+            let atWork: [Int64] = try session.numbers(query, 1)
+            guard atWork[0] > 0 else { return false }
+            if let cluster = session.cluster, cluster.needsBlanks {
+                let partitions = try session.client.rows(cluster.partitionsQuery(table, database: settings.database))
+                try session.putBlanks(table, partitions: partitions.compactMap { $0.first.flatMap { Int64($0) } })
+            }
+            return true
+        }
+    }
+
+    /// Drops a reading that was given up, or begins to: a cluster takes until it `hasRows` no more.
+    func drop(partition: Int64, from table: MirrorTable) throws(SinkError) {
+        try forgettingSession { session throws(SinkError) in
+            let query = BackfillQuery.drop(
+                partition: partition, from: table, on: session.cluster, database: settings.database)
+            _ = try session.client.query(query, settings: Removal.settings(session.abilities))
+            try session.putBlanks(table, partitions: [partition])
+        }
+    }
+
+    func hasRows(partition: Int64, in table: MirrorTable) throws(SinkError) -> Bool {
+        try forgettingSession { session throws(SinkError) in
+            let found: [Int64] = try session.numbers(BackfillQuery.rows(inPartition: partition, of: table), 1)
+            return found[0] > 0
+        }
+    }
+
+    /// Merges a table's rows of a backfill, unless another merge is at work. Returns whether some may still be there twice.
+    ///
+    /// - Parameter queryID: as of `run`.
+    func merge(_ table: MirrorTable, _ query: BackfillQuery, queryID: String) throws(SinkError) -> Bool {
+        try forgettingSession { session throws(SinkError) in
+            let parts = query.parts(table, on: session.cluster, database: settings.database)
+            let merge = query.optimize(table, on: session.cluster, database: settings.database)
+            // The last one is of blanks, and stays.
+            let blanks: Int64 = session.cluster?.needsBlanks == true ? 1 : 0
+            let before: [Int64] = try session.numbers(parts, 1)
+            guard before[0] > 1 else { return false }
+            try session.putBlanks(table, partitions: [query.partition])
+            _ = try session.client.query(merge, settings: Removal.settings(session.abilities), queryID: queryID)
+            let left: [Int64] = try session.numbers(parts, 1)
+            return left[0] > 1 + blanks
+        }
     }
 
     /// - Parameter queryID: the server refuses the statement while another one of this id runs.

@@ -6,8 +6,8 @@ import ClickHouseStore
 /// Pure: `ClickHouseSink` runs the actions.
 struct ChunkDelivery {
     enum Action: Equatable {
-        /// - Parameter isRepeated: the server had confirmed the same insert, and nothing is there: it took it for a repetition of
-        ///   one that it has lost or that was taken back, so the token must be another one.
+        /// - Parameter isRepeated: the server had confirmed the same insert, and it is not there, or not on all shards: it took it for a
+        ///   repetition of one that it has lost or that was taken back, so it must not recognise this one.
         case insert(MirrorTable, isRepeated: Bool)
         /// Merge rows that are there twice.
         case optimize(MirrorTable)
@@ -25,28 +25,32 @@ struct ChunkDelivery {
     }
 
     let expected: [MirrorTable: Tally]
+    /// A cluster's tables may have taken a block on some shards, and drop there what is sent again.
+    let isSharded: Bool
     private var insertions: [MirrorTable: Int] = [:]
     private var optimized: Set<MirrorTable> = []
 
-    init(expected: [MirrorTable: Tally]) {
+    init(expected: [MirrorTable: Tally], isSharded: Bool) {
         self.expected = expected
+        self.isSharded = isSharded
     }
 
     mutating func looked(found: [MirrorTable: Tally]) -> Decision {
         var actions: [Action] = []
         for table in MirrorTable.allCases {
-            switch Presence(found: found[table] ?? Tally(), expected: expected[table] ?? Tally()) {
+            let found = found[table] ?? Tally()
+            switch Presence(found: found, expected: expected[table] ?? Tally()) {
             case .complete:
                 break
-            case .absent:
+            case .partial where !isSharded || found.isDivided:
+                return .partial(table)
+            case .absent, .partial:
                 let earlier = insertions[table, default: 0]
                 guard earlier < 2 else { return .lost(table) }
                 insertions[table] = earlier + 1
                 actions.append(.insert(table, isRepeated: earlier > 0))
             case .surplus where optimized.insert(table).inserted:
                 actions.append(.optimize(table))
-            case .partial:
-                return .partial(table)
             case .surplus:
                 return .surplus(table)
             }

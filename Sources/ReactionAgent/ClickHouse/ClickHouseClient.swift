@@ -1,4 +1,5 @@
 import ClickHouseStore
+import Glibc
 import Pipeline
 
 /// Requests to ClickHouse and what their answers mean. For one thread at a time.
@@ -6,12 +7,17 @@ final class ClickHouseClient {
     typealias Setting = (name: String, value: String)
 
     let settings: ClickHouseSettings
+    /// Of every request, from when the cluster is known.
+    var clusterSettings: [Setting] = []
     private let connection: HTTPConnection
     private let gzip: Gzip
     /// For one request.
     private var timeout: Duration
     /// Enough of an error's text to recognise it in the log.
     private static let longestMessage = 500
+    /// A table of a cluster takes one insert at a time and refuses others until its quorum is there: mostly milliseconds.
+    private static let previousQuorumIsMissing = 286
+    private static let quorumPatience: Duration = .seconds(2)
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         self.settings = settings
@@ -45,7 +51,16 @@ final class ClickHouseClient {
             throw SinkError(disposition: .retry, message: "cannot compress a body of \(rows.count) bytes")
         }
         let parameters: [Setting] = [("database", settings.database), ("query_id", queryID), ("query", text)]
-        _ = try post(parameters + querySettings, body: body, isGzip: true)
+        let deadline = ContinuousClock.now + Self.quorumPatience
+        while true {
+            do {
+                _ = try post(parameters + querySettings, body: body, isGzip: true)
+                return
+            } catch {
+                guard error.code == Self.previousQuorumIsMissing, ContinuousClock.now < deadline else { throw error }
+                usleep(10_000)
+            }
+        }
     }
 
     /// Gives each request of the body the time that a question about a whole type may take.
@@ -57,7 +72,8 @@ final class ClickHouseClient {
     }
 
     private func post(_ parameters: [Setting], body: [UInt8], isGzip: Bool) throws(SinkError) -> [UInt8] {
-        let query = parameters.map { $0.name + "=" + $0.value.percentEncoded }.joined(separator: "&")
+        let all = parameters + clusterSettings
+        let query = all.map { $0.name + "=" + $0.value.percentEncoded }.joined(separator: "&")
         let answer = try connection.post(settings.url + "/?" + query, body: body, isGzip: isGzip, timeout: timeout)
         guard answer.status != 200 else { return answer.body }
         let code = ServerFailure.code(header: answer.exceptionCode, body: answer.body)

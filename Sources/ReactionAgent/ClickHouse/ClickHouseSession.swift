@@ -10,31 +10,67 @@ import ReactionModel
 /// - Attempts at the same rows of a table share a query id, and the server refuses a query while another one with its id runs (code
 ///   216, to be tried again): a look that follows sees what every attempt before has done, also those of a process that was killed.
 /// - Where the server has deduplication tokens, it drops a resent block by itself.
-/// - A refused chunk leaves nothing behind: what other tables had taken of it is deleted.
+/// - A refused chunk leaves nothing behind: what other tables had taken of it is deleted. A cluster's shard may take rows after the chunk
+///   was refused: whoever finds them under the name of a piece deletes them.
+///
+/// `MirrorCluster` says what is different on a cluster.
 struct ClickHouseSession {
     /// Rows at which the server would split an insert into blocks: more than a chunk can have.
     private static let largestBlock = 1 << 26
     /// How long the server may take to delete a refused chunk's rows.
-    private static let deletionLimit: Duration = .seconds(10)
+    private static let deletionLimit: Duration = .seconds(20)
 
     let client: ClickHouseClient
     let abilities: ServerAbilities
     let identity: SinkIdentity
     let layout: MirrorLayout
+    /// Nil for a server alone.
+    let cluster: MirrorCluster?
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         client = try ClickHouseClient(settings)
         let about = try client.rows(
             "SELECT version(), toInt64(toUInt32(now())) - toInt64(uptime())", inDatabase: false)
         guard let row = about.first, row.count == 2, let startedAt = Int64(row[1]) else { throw .nonsense }
-        identity = SinkIdentity(version: row[0], startedAt: startedAt)
         abilities = ServerAbilities(rows: try client.rows(ServerAbilities.query))
+        cluster = try Self.cluster(client)
+        if let cluster {
+            client.clusterSettings = cluster.settings(abilities, within: settings.requestTimeout.components.seconds)
+            let last = try client.rows(cluster.startedAtQuery, inDatabase: false)
+            guard let lastStartedAt = last.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
+            identity = SinkIdentity(version: row[0], startedAt: lastStartedAt)
+        } else {
+            identity = SinkIdentity(version: row[0], startedAt: startedAt)
+        }
         let columns = try client.rows(MirrorTable.columnsQuery(database: settings.database), inDatabase: false)
         do {
             layout = try MirrorLayout(columns: columns)
         } catch {
-            throw SinkError(disposition: .stop, message: error.message + "; run reactiond init-clickhouse")
+            throw .schema(error.message + "; run reactiond init-clickhouse")
         }
+    }
+
+    private static func cluster(_ client: ClickHouseClient) throws(SinkError) -> MirrorCluster? {
+        let tables = try client.rows(MirrorCluster.query(database: client.settings.database), inDatabase: false)
+        guard !tables.isEmpty else { return nil }
+        guard let name = MirrorCluster.name(tables) else {
+            throw .schema("the tables are not spread over one cluster; run reactiond init-clickhouse --cluster NAME")
+        }
+        return try cluster(name, client)
+    }
+
+    /// The cluster as the server knows it.
+    static func cluster(_ name: String, _ client: ClickHouseClient) throws(SinkError) -> MirrorCluster {
+        let found = try client.rows(MirrorCluster.replicasQuery(name), inDatabase: false)
+        guard let replicas = found.first?.first.flatMap({ Int($0) }) else { throw .nonsense }
+        guard replicas > 0 else {
+            let known = try client.rows(MirrorCluster.clustersQuery, inDatabase: false).compactMap(\.first)
+            throw .schema("the server knows no cluster \(name); it knows: \(known.joined(separator: ", "))")
+        }
+        guard let cluster = MirrorCluster(name: name, replicas: replicas) else {
+            throw .clusterName
+        }
+        return cluster
     }
 
     // MARK: Chunks of reactions
@@ -52,7 +88,7 @@ struct ClickHouseSession {
     }
 
     func tallies(_ query: ChunkQuery) throws(SinkError) -> [MirrorTable: Tally] {
-        guard let tallies = ChunkQuery.tallies(try client.rows(query.tallies)) else { throw .nonsense }
+        guard let tallies = ChunkQuery.tallies(try client.rows(query.tallies(on: cluster))) else { throw .nonsense }
         return tallies
     }
 
@@ -69,9 +105,16 @@ struct ClickHouseSession {
         return tally
     }
 
+    func contains(_ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) -> Bool {
+        let found = try tallies(query)
+        return MirrorTable.allCases.allSatisfy {
+            Presence(found: found[$0] ?? Tally(), expected: rows[$0].tally) == .complete
+        }
+    }
+
     /// - Parameter isFirst: nothing is there yet.
     func deliver(_ rows: EncodedChunk, _ query: ChunkQuery, isFirst: Bool) throws(SinkError) {
-        var delivery = ChunkDelivery(expected: rows.tallies)
+        var delivery = ChunkDelivery(expected: rows.tallies, isSharded: cluster != nil)
         var found = isFirst ? [:] : try tallies(query)
         while true {
             switch delivery.looked(found: found) {
@@ -84,6 +127,10 @@ struct ClickHouseSession {
                 throw .content("\(table.rawValue) holds a part of the chunk")
             case .surplus(let table):
                 guard try distinctTally(query, table) == rows[table].tally else {
+                    if cluster != nil, found[table]?.isDivided == false {
+                        try delete(query, from: MirrorTable.allCases)
+                        throw SinkError(disposition: .retry, message: "\(table.rawValue) held rows of a refused chunk")
+                    }
                     throw .content("\(table.rawValue) holds other rows under the name of the chunk")
                 }
                 throw SinkError(
@@ -100,14 +147,14 @@ struct ClickHouseSession {
         let doubled = MirrorTable.allCases.filter {
             Presence(found: found[$0] ?? Tally(), expected: expected[$0] ?? Tally()) == .surplus
         }
-        for table in doubled { _ = try client.query(query.optimize(table)) }
+        for table in doubled { try optimize(table, query) }
         return !doubled.isEmpty
     }
 
     private func perform(_ action: ChunkDelivery.Action, _ rows: EncodedChunk, _ query: ChunkQuery) throws(SinkError) {
         switch action {
         case .optimize(let table):
-            _ = try client.query(query.optimize(table))
+            try optimize(table, query)
         case .insert(let table, let isRepeated):
             do {
                 try client.insert(
@@ -127,7 +174,9 @@ struct ClickHouseSession {
         for name in ["async_insert", "optimize_on_insert"] where abilities.knows(setting: name) {
             settings.append((name, "0"))
         }
-        if abilities.hasDeduplicationToken {
+        if isDeduplicatedByHash {
+            settings.append(("insert_deduplicate", isRepeated ? "0" : "1"))
+        } else if abilities.hasDeduplicationToken {
             settings.append(("insert_deduplicate", "1"))
             let suffix = isRepeated ? ":" + String(UInt64.random(in: 0...UInt64.max), radix: 36) : ""
             settings.append(("insert_deduplication_token", token + suffix))
@@ -135,20 +184,48 @@ struct ClickHouseSession {
         return settings
     }
 
-    /// Deletes what the tables before the one that refused the chunk hold of it, and waits for that.
+    /// Replicated tables drop a block that they have, by its hash.
+    private var isDeduplicatedByHash: Bool { cluster != nil }
+    /// Whether a late attempt at the same rows adds nothing.
+    var isDeduplicated: Bool { isDeduplicatedByHash || abilities.hasDeduplicationToken }
+
+    /// Has the table's last rows, of some partitions, followed by others, where they would otherwise stay as they are.
+    func putBlanks(_ table: MirrorTable, partitions: [Int64]) throws(SinkError) {
+        guard cluster?.needsBlanks == true else { return }
+        for partition in partitions {
+            _ = try client.query(table.insertBlanks(partition: partition), settings: Removal.settings(abilities))
+        }
+    }
+
+    private func optimize(_ table: MirrorTable, _ query: ChunkQuery) throws(SinkError) {
+        try putBlanks(table, partitions: [query.partition])
+        _ = try client.query(query.optimize(table, on: cluster, database: client.settings.database))
+    }
+
+    /// Deletes what the tables before the one that refused the chunk hold of it. Of a cluster's table some shards may have taken what
+    /// another refused.
     private func takeBack(_ query: ChunkQuery, before refusing: MirrorTable) throws(SinkError) {
+        let earlier = Array(MirrorTable.allCases.prefix { $0 != refusing })
+        try delete(query, from: cluster == nil ? earlier : earlier + [refusing])
+    }
+
+    /// Deletes the chunk's rows in some tables, and waits for that.
+    private func delete(_ query: ChunkQuery, from tables: [MirrorTable]) throws(SinkError) {
         let sync: [ClickHouseClient.Setting] =
             abilities.knows(setting: "mutations_sync") ? [("mutations_sync", "1")] : []
-        let earlier = MirrorTable.allCases.prefix { $0 != refusing }
-        for table in earlier { _ = try client.query(query.delete(from: table), settings: sync) }
+        let database = client.settings.database
+        for table in tables {
+            _ = try client.query(query.delete(from: table, on: cluster, database: database), settings: sync)
+            try putBlanks(table, partitions: [query.partition])
+        }
         let deadline = ContinuousClock.now + Self.deletionLimit
-        for table in earlier {
-            while try client.rows(ChunkQuery.deletionsAtWork(on: table)) != [["0"]] {
-                guard ContinuousClock.now < deadline else {
-                    throw SinkError(disposition: .retry, message: "\(table.rawValue): a deletion takes long")
-                }
-                usleep(20_000)
+        while true {
+            let left = try tallies(query)
+            guard let table = tables.first(where: { left[$0]?.rows != 0 }) else { return }
+            guard ContinuousClock.now < deadline else {
+                throw SinkError(disposition: .retry, message: "\(table.rawValue): a deletion takes long")
             }
+            usleep(20_000)
         }
     }
 
@@ -177,14 +254,20 @@ struct ClickHouseSession {
         guard try remaining(removal) > 0 else { return }
         let before = try tallies(query)
         if before[.entityMetricEvents]?.rows == 0 {
-            for table in [MirrorTable.reactionsByEntity, .reactionDeltas] {
-                try insert(removal, into: table, query)
-                if before[table]?.rows != 0 { _ = try client.query(query.optimize(table)) }
-            }
+            let others = [MirrorTable.reactionsByEntity, .reactionDeltas]
+            let written = others.filter { before[$0]?.rows != 0 }
+            // A cluster may have taken a part, and merges when it likes.
+            if cluster != nil { try delete(query, from: written) }
+            for table in others { try insert(removal, into: table, query) }
+            if cluster == nil { for table in written { try optimize(table, query) } }
         }
         try insert(removal, into: .entityMetricEvents, query)
         guard try remaining(removal) == 0 else {
             throw SinkError(disposition: .retry, message: "reactions that were to be removed are left")
+        }
+        // A cluster's servers know nothing of each other's query ids.
+        for (table, tally) in cluster == nil ? [:] : try tallies(query) where tally.isDoubled {
+            try optimize(table, query)
         }
     }
 
@@ -231,6 +314,10 @@ extension SinkError {
 
     static func content(_ message: String) -> SinkError {
         SinkError(disposition: .rejectBatch, code: ownCode, message: message)
+    }
+
+    static func schema(_ message: String) -> SinkError {
+        SinkError(disposition: .stop, message: message)
     }
 
     static let nonsense = SinkError(disposition: .retry, message: "the answer is not ClickHouse's")

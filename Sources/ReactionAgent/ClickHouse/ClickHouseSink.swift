@@ -5,7 +5,7 @@ public import ReactionModel
 
 /// Mirrors chunks into ClickHouse, exactly once: `ClickHouseSession` has the rules, `ChunkDelivery` the decisions.
 ///
-/// Where the server has no deduplication tokens, a resend can double rows in one way: a request that the server had received whole, and
+/// Where the server does not know a block again (by its token, or in a cluster by its hash), a resend can double rows in one way: a request that the server had received whole, and
 /// had not begun when the chunk was looked at. So a chunk with an unanswered attempt is looked at once more when the attempt's
 /// deadline is long past, and rows that are there twice are merged.
 ///
@@ -92,7 +92,7 @@ public actor ClickHouseSink: Sink {
         try forgettingSession { session throws(SinkError) in
             switch try work(chunk, catalog, session) {
             case .removal(let removal): try session.remaining(removal) == 0
-            case .rows(let rows): try session.tallies(ChunkQuery(chunk)) == rows.tallies
+            case .rows(let rows): try session.contains(rows, ChunkQuery(chunk))
             }
         }
     }
@@ -150,7 +150,7 @@ public actor ClickHouseSink: Sink {
     private func suspect(_ query: ChunkQuery, _ rows: EncodedChunk, _ session: ClickHouseSession) {
         guard let unanswered, unanswered.query == query else { return }
         self.unanswered = nil
-        guard !session.abilities.hasDeduplicationToken else { return }
+        guard !session.isDeduplicated else { return }
         suspects.append(
             Suspect(query: query, expected: rows.tallies, due: unanswered.at + settings.requestTimeout))
     }
