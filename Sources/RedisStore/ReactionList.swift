@@ -26,36 +26,36 @@ public struct ReactionList: Equatable, Sendable {
 
     /// Nil if the bytes are no list, or one of another life of the entity: it is absent then.
     public init?(_ bytes: ArraySlice<UInt8>, nonce: [UInt8]) {
-        guard let packed = Self.packedNonce(nonce) else { return nil }
-        var reader = BigEndianReader(bytes)
-        guard reader.take(1) == UInt64(Self.format), let width = reader.take(1), [1, 2, 4].contains(width),
-            reader.take(8) == packed, let floor = reader.position()
-        else { return nil }
-        let recordWidth = Self.positionWidth &+ Int(width)
-        guard reader.remaining.isMultiple(of: recordWidth) else { return nil }
-        self.nonce = nonce
-        self.floor = floor == Self.bottom ? nil : floor
-        reactors = []
-        reactors.reserveCapacity(reader.remaining / recordWidth)
-        while let position = reader.position(), let flags = reader.take(Int(width)) {
-            reactors.append(Reactor(position: position, flags: Int32(truncatingIfNeeded: flags)))
+        let list = bytes.withUnsafeBytes { bytes -> ReactionList? in
+            guard let list = PackedList(bytes, nonce: nonce), list.isWhole else { return nil }
+            return ReactionList(
+                nonce: nonce, floor: list.floor,
+                reactors: (0..<list.count).map { Reactor(position: list.position($0), flags: list.flags($0)) })
         }
+        guard let list else { return nil }
+        self = list
     }
 
     /// - Parameter allFlags: the bits of all kinds of the type, which decide the width of a record.
     public func packed(allFlags: Int32) -> [UInt8] {
-        let width = Self.flagsWidth(allFlags: allFlags)
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(Self.headerWidth &+ reactors.count &* (Self.positionWidth &+ width))
-        bytes.append(Self.format)
-        bytes.append(UInt8(width))
-        bytes.append(bigEndian: Self.packedNonce(nonce) ?? 0, width: 8)
-        bytes.append(floor ?? Self.bottom)
-        for reactor in reactors {
-            bytes.append(reactor.position)
-            bytes.append(bigEndian: UInt64(UInt32(bitPattern: reactor.flags)), width: width)
+        let flagsWidth = Self.flagsWidth(allFlags: allFlags)
+        let width = Self.width(reactors: reactors.count, allFlags: allFlags)
+        // Room for the whole word in which the last record's flags are written.
+        return [UInt8](unsafeUninitializedCapacity: width &+ 4) { buffer, count in
+            let bytes = UnsafeMutableRawBufferPointer(buffer)
+            bytes.storeBytes(of: Self.format, as: UInt8.self)
+            bytes.storeBytes(of: UInt8(truncatingIfNeeded: flagsWidth), toByteOffset: 1, as: UInt8.self)
+            bytes.store(Self.packedNonce(nonce) ?? 0, at: 2)
+            bytes.store(floor ?? Self.bottom, at: 10)
+            var start = Self.headerWidth
+            for reactor in reactors {
+                bytes.store(reactor.position, at: start)
+                start &+= Self.positionWidth
+                bytes.store(UInt32(bitPattern: reactor.flags) << UInt32(32 &- 8 &* flagsWidth), at: start)
+                start &+= flagsWidth
+            }
+            count = width
         }
-        return bytes
     }
 
     /// How many users a list of `length` bytes has that begins with `header`; nil if these are not whole records.
@@ -106,42 +106,17 @@ public struct ReactionList: Equatable, Sendable {
     }
 }
 
-/// Numbers of fixed width, the highest byte first.
-private struct BigEndianReader {
-    private var bytes: ArraySlice<UInt8>
-
-    init(_ bytes: ArraySlice<UInt8>) {
-        self.bytes = bytes
+/// Safe because: whoever writes has room for what is written, a record and four bytes more.
+extension UnsafeMutableRawBufferPointer {
+    /// The highest byte first.
+    fileprivate func store(_ number: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
+        storeBytes(of: number.bigEndian, toByteOffset: offset, as: type(of: number.bigEndian))
     }
 
-    var remaining: Int { bytes.count }
-
-    mutating func take(_ width: Int) -> UInt64? {
-        guard bytes.count >= width else { return nil }
-        let number = bytes.prefix(width).reduce(0 as UInt64) { $0 << 8 | UInt64($1) }
-        bytes = bytes.dropFirst(width)
-        return number
-    }
-
-    mutating func position() -> ReactionPosition? {
-        guard let version = take(7), let time = take(4), let user = take(8) else { return nil }
-        return ReactionPosition(
-            version: Version(rawValue: Int64(truncatingIfNeeded: version)), time: UInt32(truncatingIfNeeded: time),
-            userID: Int64(bitPattern: user ^ 1 << 63))
-    }
-}
-
-extension [UInt8] {
-    fileprivate mutating func append(bigEndian number: UInt64, width: Int) {
-        for shift in stride(from: (width &- 1) &* 8, through: 0, by: -8) {
-            append(UInt8(truncatingIfNeeded: number >> UInt64(shift)))
-        }
-    }
-
-    /// In the order of positions: a user's number with its sign turned.
-    fileprivate mutating func append(_ position: ReactionPosition) {
-        append(bigEndian: UInt64(bitPattern: position.version.rawValue), width: 7)
-        append(bigEndian: UInt64(position.time), width: 4)
-        append(bigEndian: UInt64(bitPattern: position.userID) ^ 1 << 63, width: 8)
+    /// In the order of positions: a user's number with its sign turned. The version's eighth byte is the time's first.
+    fileprivate func store(_ position: ReactionPosition, at offset: Int) {
+        store(UInt64(bitPattern: position.version.rawValue) << 8, at: offset)
+        store(position.time, at: offset &+ 7)
+        store(UInt64(bitPattern: position.userID) ^ 1 << 63, at: offset &+ 11)
     }
 }

@@ -7,8 +7,10 @@ struct CountingSite {
     let stack: Stack
     let session: PostgresConnection
 
-    static func make(redis: RedisServer? = nil) async throws -> CountingSite {
-        let stack = try await Stack.make(redis: redis)
+    static func make(
+        redis: (any RedisDeployment)? = nil, clickHouse: (any ClickHouseEndpoint)? = nil
+    ) async throws -> CountingSite {
+        let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         return CountingSite(stack: stack, session: session)

@@ -169,5 +169,109 @@ import Testing
         try site.session.execute("CALL reactions.forget_user(200)")
         try await site.expectTruth()
         #expect(Int(try site.session.value(total) ?? "") ?? 0 <= before)
+        try site.session.execute("SELECT reactions.forget_entity(3)")
+        try site.session.execute("SELECT reactions.react(1, 3, 'Like')")
+        try await site.expectTruth()
+        #expect(try site.session.value("SELECT reactions.total(3)") == "1")
+    }
+
+    @Test("a post becomes viral and regular again, with everybody, and tells why")
+    func tiers() async throws {
+        let site = try await CountingSite.make()
+        let session = site.session
+        try session.execute("UPDATE reactions.entity_type SET viral_threshold = 1500, regular_threshold = 1200")
+        let agent = try site.stack.startAgent([
+            "--set", "entities.viral_dwell=0s", "--set", "entities.viral_horizon=0s",
+        ])
+        defer { agent.stop(15) }
+        try await site.warm()
+        try session.execute("SET reactions.max_keys_per_transaction = 10000")
+        func tier() throws -> [String?] {
+            try session.query("SELECT tier, tier_reason FROM reactions.entity_status(5)")[0]
+        }
+        #expect(try tier() == ["regular", "few"])
+        let redis = try site.stack.redis.connect()
+        for _ in 1...2 {
+            try session.execute("SELECT reactions.react(u, 5, 'Like') FROM generate_series(1, 1499) u")
+            try await site.stack.drained(session)
+            #expect(try tier() == ["regular", "few"])
+            try session.execute("SELECT reactions.react(1, 5, 'Heart')")
+            try await site.stack.drained(session)
+            #expect(try tier() == ["viral", "many"])
+            #expect(try redis.command("GET", site.key(5, "total_reactions")) == .string("1500"))
+            #expect(try redis.command("EXISTS", site.key(5, "reactions")) == .integer(0))
+            #expect(try session.value("SELECT reactions.unique_reactors(5)") == "1499")
+            // Between the thresholds it stays what it is.
+            try session.execute("SELECT reactions.unreact(u, 5, 'Like') FROM generate_series(1001, 1300) u")
+            try await site.stack.drained(session)
+            #expect(try tier() == ["viral", "many"])
+            try session.execute("SELECT reactions.unreact(u, 5, 'Like') FROM generate_series(1301, 1400) u")
+            try await site.stack.drained(session)
+            try await eventually("the post is regular") { try tier() == ["regular", "few"] }
+            for key in ["total_reactions", "viral", "sample"] {
+                #expect(try redis.command("EXISTS", site.key(5, key)) == .integer(0))
+            }
+            #expect(
+                try session.value("SELECT count(*) FROM reactions.reactors(5, page_size => 1000)") == "1000")
+            try session.execute("SELECT reactions.unreact(1, 5, 'Heart')")
+        }
+    }
+
+    @Test("the rate of its reactions makes a post viral early")
+    func foretold() async throws {
+        let site = try await CountingSite.make()
+        let session = site.session
+        try session.execute("UPDATE reactions.entity_type SET viral_threshold = 100000")
+        let agent = try site.stack.startAgent(["--set", "entities.viral_horizon=10h"])
+        defer { agent.stop(15) }
+        try await site.warm()
+        try session.execute("SELECT reactions.react(u, 5, 'Like') FROM generate_series(1, 500) u")
+        try await site.stack.drained(session)
+        #expect(
+            try session.query("SELECT tier, tier_reason FROM reactions.entity_status(5)")[0] == ["viral", "rate"])
+        #expect(try session.value("SELECT reactions.total(5)") == "500")
+        #expect(site.stack.agentLog().contains("entity is viral"))
+    }
+
+    @Test("with ClickHouse away nothing is put into Redis, and with it back what was missed")
+    func withoutClickHouse() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let site = try await CountingSite.make(clickHouse: clickHouse)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        for _ in 1...5 { try site.session.execute(CountingSite.change) }
+        try await site.expectTruth()
+        try site.stack.redis.connect().command("UNLINK", site.key(4, "reaction_counts"))
+        clickHouse.kill()
+        #expect(throws: PostgresError.self) { try site.session.value("SELECT reactions.total(4)") }
+        // What Redis has is still told.
+        #expect(try site.session.value("SELECT reactions.total(5)") != nil)
+        try site.session.execute(CountingSite.change)
+        try await clickHouse.restart()
+        try await site.expectTruth()
+    }
+
+    @Test("a cluster counts as a server does, through the loss of a server's contents")
+    func cluster() async throws {
+        let cluster = try await RedisCluster.start()
+        let site = try await CountingSite.make(redis: cluster)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try await site.warm()
+        try await site.underLoad {
+            func batches() async throws {
+                let finished = "SELECT count(*) FROM reactions._batch WHERE finished_at IS NOT NULL"
+                let before = Int(try site.session.value(finished) ?? "") ?? 0
+                try await eventually("batches are counted") {
+                    Int(try site.session.value(finished) ?? "") ?? 0 > before + 3
+                }
+            }
+            try await batches()
+            try cluster.servers[1].connect().command("FLUSHALL")
+            try await batches()
+        }
+        try await site.stack.drained(site.session)
+        try await site.warm()
+        #expect(try site.served() == site.truth)
     }
 }

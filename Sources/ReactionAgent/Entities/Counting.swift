@@ -53,8 +53,9 @@ struct Counting: Sendable {
         }
     }
 
-    /// The rows that ClickHouse made of users who are gone, whole users at a time: each page has a place of its own among the events of
-    /// the chunk, which are no fewer than its users. No two pieces of one user touch the same entity, so these share a place.
+    /// The rows that ClickHouse made of users who are gone, whole users at a time: a page that begins with another user than the last one
+    /// ended with has the next place among the events of the chunk, which are no fewer than its users. No two pieces of one user touch
+    /// the same entity, so these share a place.
     private func countClears(
         of events: [Event], at chunk: CountedChunk, _ catalog: [Int16: EntityType]
     ) async throws {
@@ -70,26 +71,23 @@ struct Counting: Sendable {
                 of: users, in: chunk.part, above: last, limit: Self.clearsPerPage, query)
             let isLast = rows.count < Self.clearsPerPage
             let page = Self.page(of: rows, continuing: last?.userID, isLast: isLast)
-            guard let end = page.rows.last else { return }
-            try await counter.count(Self.changes(page.rows, of: type, writtenAt), at: place) { _ in [:] }
+            guard let first = page.first, let end = page.last else { return }
+            if let last, last.userID != first.reactor.position.userID { place.part += 1 }
+            try await counter.count(Self.changes(page, of: type, writtenAt), at: place) { _ in [:] }
             last = (end.reactor.position.userID, end.entityID)
-            if page.endsUser { place.part += 1 }
-            if isLast, page.rows.count == rows.count { return }
+            if isLast, page.count == rows.count { return }
         }
     }
 
     /// The rows of whole users; or of one alone, if he began in the page before or fills this one.
     static func page(
         of rows: [EntityQuery.Row], continuing user: Int64?, isLast: Bool
-    ) -> (rows: ArraySlice<EntityQuery.Row>, endsUser: Bool) {
+    ) -> ArraySlice<EntityQuery.Row> {
         guard let first = rows.first?.reactor.position.userID, let last = rows.last?.reactor.position.userID else {
-            return ([], true)
+            return []
         }
-        if first == user || first == last {
-            let own = rows.prefix { $0.reactor.position.userID == first }
-            return (own, own.count < rows.count || isLast)
-        }
-        return (isLast ? rows[...] : rows.prefix { $0.reactor.position.userID != last }, true)
+        if first == user || first == last { return rows.prefix { $0.reactor.position.userID == first } }
+        return isLast ? rows[...] : rows.prefix { $0.reactor.position.userID != last }
     }
 
     private static func changes(
