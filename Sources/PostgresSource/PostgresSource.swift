@@ -70,6 +70,7 @@ public actor PostgresSource {
     private let wakeUp = WakeUp()
     let settings: PostgresSettings
     let limits: BatchLimits
+    private let purpose: String
     private var connection: PostgresConnection?
 
     var generation: Int64 = 0
@@ -78,15 +79,17 @@ public actor PostgresSource {
     var lastEmptyBatch: ContinuousClock.Instant?
     var lastMaintenance: ContinuousClock.Instant?
 
-    public init(settings: PostgresSettings, limits: BatchLimits = BatchLimits()) {
+    /// - Parameter purpose: of the session, for `pg_stat_activity`.
+    public init(settings: PostgresSettings, limits: BatchLimits = BatchLimits(), as purpose: String = "mirror") {
         self.settings = settings
         self.limits = limits
+        self.purpose = purpose
     }
 
     /// Connects, and refuses a standby and whatever gives two statements two backends.
     public func open() throws(PostgresError) {
         connection = nil
-        connection = try settings.openSession("mirror", wakeUp: wakeUp)
+        connection = try settings.openSession(purpose, wakeUp: wakeUp)
     }
 
     /// Reads the batches of this term.

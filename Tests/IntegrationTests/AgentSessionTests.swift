@@ -27,8 +27,10 @@ import Testing
             return try site.value("SELECT last_clean_at IS NOT NULL FROM reactions.match_status") == "t"
         }
         #expect(seen.isSuperset(of: ["reactiond backfill reader", "reactiond match reader"]), "\(seen)")
-        #expect(most <= 15)
-        let always = ["auto_advance", "backfill", "match", "mirror", "rollback", "watch"].map { "reactiond " + $0 }
+        #expect(most <= 17)
+        let always = [
+            "auto_advance", "backfill", "entities", "match", "mirror", "reconcile", "rollback", "watch",
+        ].map { "reactiond " + $0 }
         let passing = ["reactiond compared reads", "reactiond erasure", "reactiond reader"]
         try await eventually("only those of a leader with nothing to do are left") {
             try look().filter { !passing.contains($0) } == always

@@ -98,11 +98,18 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     public func pause() { process.signal(SIGSTOP) }
     public func resume() { process.signal(SIGCONT) }
 
-    /// Starts again on the same data and ports.
+    /// Starts again on the same data and ports. While nobody listens on them, one may for a moment be the port from which somebody
+    /// connects elsewhere, so a start that fails is repeated.
     public func restart() async throws {
         kill()
-        let process = try Self.launch(directory)
-        state.withLock { $0 = process }
-        try await waitUntilReady()
+        for attempt in 1... {
+            do {
+                let process = try Self.launch(directory)
+                state.withLock { $0 = process }
+                return try await waitUntilReady()
+            } catch {
+                guard attempt < 5 else { throw error }
+            }
+        }
     }
 }

@@ -38,7 +38,7 @@ public struct EntityServices: Sendable {
         _ term: PostgresSource.Term, deliverer: Deliverer, sink: any Sink, longestBackoff: Duration, metrics: Metrics,
         logger: Logger
     ) async throws -> (Counting, Rebuilder) {
-        let session = PostgresSource(settings: postgres)
+        let session = PostgresSource(settings: postgres, as: "entities")
         try await session.open()
         let counter = EntityCounter(
             redis: redis, systemIdentifier: term.systemIdentifier, timeline: term.timeline, keyPrefix: term.keyPrefix,
