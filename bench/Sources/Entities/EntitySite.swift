@@ -30,7 +30,8 @@ final class EntitySite {
         // Proves that they are logged, before their number says anything.
         _ = try HTTP.request(
             clickHouse.url, headers: ["X-ClickHouse-User": Self.userOfBackends], body: Data("SELECT 1".utf8))
-        _ = try requestsOfBackends()
+        // A server that has just started may be flushing its log already, and then does not wait for the newest entries.
+        try await eventually("ClickHouse logs the requests of backends") { try loggedRequests() > 0 }
         let session = session
         try await eventually(within: .seconds(60), "the tables are brought over") {
             try session.value("SELECT bool_and(backfilled) FROM reactions.status()") == "t"
@@ -154,13 +155,16 @@ final class EntitySite {
 
     /// Requests of backends to ClickHouse so far, by its query log: the agent has a user of its own.
     func requestsOfBackends() throws -> Int {
+        let requests = try loggedRequests()
+        guard requests > 0 else { throw BenchmarkError("ClickHouse does not log the requests of backends") }
+        return requests
+    }
+
+    private func loggedRequests() throws -> Int {
         try clickHouse.query("SYSTEM FLUSH LOGS")
         let started =
             "SELECT count() FROM system.query_log WHERE toInt8(type) = 1 AND user = '\(Self.userOfBackends)'"
-        guard let requests = Int(try clickHouse.rows(started)[0][0]), requests > 0 else {
-            throw BenchmarkError("ClickHouse does not log the requests of backends")
-        }
-        return requests
+        return Int(try clickHouse.rows(started)[0][0]) ?? 0
     }
 
     private func counts(_ sql: String) throws -> [String: Int] {
