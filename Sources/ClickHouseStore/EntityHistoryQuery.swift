@@ -29,20 +29,35 @@ extension EntityQuery {
         """
     }
 
+    /// The users who have ever reacted to an entity with one of the bits of `mask`, as rows that tell nothing else; at most one more than
+    /// `idsPerQuery`.
+    public func users(of entity: Int64, everWith mask: Int32) -> String {
+        """
+        SELECT DISTINCT toInt64(\(entity)), toInt64(userId), toInt64(0), toUInt32(0), toInt32(0) FROM reactionsByEntity \
+        WHERE \(condition) AND entityId = \(entity) AND bitAnd(setMask, \(mask)) != 0 \
+        LIMIT \(Self.idsPerQuery + 1) FORMAT RowBinary
+        """
+    }
+
     /// Those below a position who have one of the bits of `mask`: the newest `limit` of them, newest first. For when `candidates` are too
     /// many events of too few users.
-    public func page(of entity: Int64, mask: Int32, below position: ReactionPosition?, limit: Int) -> String {
+    ///
+    /// - Parameter users: who it may be, at most `idsPerQuery` and at least one; nil: everybody.
+    public func page(
+        of entity: Int64, mask: Int32, among users: [Int64]? = nil, below position: ReactionPosition?, limit: Int
+    ) -> String {
         let below = position.map { position in
             """
              AND (version < \(position.version.rawValue) OR version = \(position.version.rawValue) \
             AND (time, user) < (toUInt32(\(position.time)), toInt64(\(position.userID))))
             """
         }
+        let among = users.map { " AND userId IN (\(Self.list($0)))" }
         return """
             SELECT toInt64(\(entity)), user, version, time, flags FROM (\
             SELECT user, newest.1 AS version, newest.2 AS time, flags FROM (\
             SELECT toInt64(userId) AS user, max((toInt64(version), \(Self.time))) AS newest, \(flagsOfMasks) AS flags \
-            FROM reactionsByEntity WHERE \(condition) AND entityId = \(entity) GROUP BY userId)) \
+            FROM reactionsByEntity WHERE \(condition) AND entityId = \(entity)\(among ?? "") GROUP BY userId)) \
             WHERE bitAnd(flags, \(mask)) != 0\(below ?? "") ORDER BY version DESC, time DESC, user DESC LIMIT \(limit) \
             FORMAT RowBinary
             """

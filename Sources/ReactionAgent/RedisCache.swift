@@ -26,7 +26,7 @@ public actor RedisCache: Cache {
     private let keys: KeySpace
 
     public init(settings: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String) {
-        self.client = RedisClient(settings: settings)
+        self.client = RedisClient(settings: settings, keyPrefix: keyPrefix)
         self.systemIdentifier = systemIdentifier
         self.timeline = timeline
         self.keys = KeySpace(prefix: Array(keyPrefix.utf8))

@@ -15,25 +15,22 @@ struct RedisAnswer {
 /// A connection that fails is closed, and whom to ask is found out anew with the next question. Nothing is sent twice, except what was
 /// answered with a redirection or with NOSCRIPT, and therefore not carried out.
 final class RedisClient {
-    private enum Topology {
-        case unknown
-        case server(RedisPlace)
-        case cluster(ClusterSlots)
-    }
-
     /// How long keys that are on their way are waited for before they are asked for again.
     private static let pause: Duration = .milliseconds(5)
 
     private let settings: RedisSettings
-    private var topology = Topology.unknown
+    private let connections: RedisConnections
+    private let discovery: RedisDiscovery
+    private let prefix: [UInt8]
+    private var topology = RedisTopology.unknown
     private var isOutdated = false
-    private var connections: [RedisPlace: RedisConnection] = [:]
-    /// Servers of a cluster that could not be connected to, and when: while one is down the others are not kept waiting for it.
-    private var refusals: [RedisPlace: (failure: CacheError, time: ContinuousClock.Instant)] = [:]
-    private static let refusalInterval: Duration = .seconds(1)
 
-    init(settings: RedisSettings) {
+    /// - Parameter keyPrefix: of all keys that are spoken of.
+    init(settings: RedisSettings, keyPrefix: String = "") {
         self.settings = settings
+        prefix = Array(keyPrefix.utf8)
+        connections = RedisConnections(settings: settings)
+        discovery = RedisDiscovery(settings: settings, keyPrefix: prefix, connections: connections)
     }
 
     /// Whether keys are named as a cluster wants them.
@@ -41,6 +38,11 @@ final class RedisClient {
         try find()
         if case .cluster = topology { return true }
         return false
+    }
+
+    /// How keys are named.
+    func keySpace() throws(CacheError) -> KeySpace {
+        KeySpace(prefix: prefix, isCluster: try isCluster())
     }
 
     /// The answers in the order of the commands, errors among them. Fails if a server could not be asked; what is for the others
@@ -82,7 +84,7 @@ final class RedisClient {
         var failure: CacheError?
         var replies = [RedisReply?](repeating: nil, count: commands.commandCount)
         for (history, numbers) in Dictionary(grouping: histories.indices, by: { histories[$0] }) {
-            guard let connection = connections.values.first(where: { $0.identity.history == history }) else { continue }
+            guard let connection = connections.first(where: { $0.identity.history == history }) else { continue }
             do throws(CacheError) {
                 for isAsking in [false, true] {
                     let chosen = numbers.filter { isOnItsWay(to: connection, $0, of: commands) == isAsking }
@@ -151,22 +153,16 @@ final class RedisClient {
     }
 
     private func lost(_ place: RedisPlace) {
-        connections[place] = nil
+        connections.drop(place)
         isOutdated = true
         if case .server = topology { topology = .unknown }
     }
 
     private func connection(to place: RedisPlace) throws(CacheError) -> RedisConnection {
-        if let connection = connections[place] { return connection }
-        if let (failure, time) = refusals[place], ContinuousClock.now - time < Self.refusalInterval { throw failure }
         do throws(CacheError) {
-            let connection = try RedisConnection(
-                to: place, login: settings.login, database: settings.endpoint.database, settings: settings)
-            connections[place] = connection
-            refusals[place] = nil
-            return connection
+            if case .cluster = topology { return try connections.ofCluster(to: place) }
+            return try connections.open(to: place)
         } catch {
-            if case .cluster = topology { refusals[place] = (error, .now) }
             lost(place)
             throw error
         }
@@ -269,60 +265,8 @@ final class RedisClient {
         case .cluster where !isOutdated: return
         case .cluster, .unknown: break
         }
-        var problem = CacheError(message: "Redis was not found")
-        let candidates: [RedisPlace]
-        switch settings.endpoint.way {
-        case .servers(let places):
-            let connected = masters.filter { connections[$0] != nil }
-            candidates = connected + Set(masters + places).subtracting(connected)
-        case .sentinels(let places, _): candidates = places
-        }
-        for place in candidates {
-            do throws(CacheError) {
-                topology = try found(by: place)
-                isOutdated = false
-                return
-            } catch {
-                problem = error
-            }
-        }
-        throw problem
-    }
-
-    private func found(by place: RedisPlace) throws(CacheError) -> Topology {
-        switch settings.endpoint.way {
-        case .sentinels(_, let master):
-            let found = try askSentinel(at: place, for: master)
-            _ = try connection(to: found)
-            return .server(found)
-        case .servers(let places):
-            let connection = try connection(to: place)
-            guard connection.identity.isCluster else {
-                guard places.count == 1 else {
-                    throw CacheError(message: "redis.url names several servers, and they are not a cluster")
-                }
-                return .server(place)
-            }
-            let answer = try guarded(connection) { connection throws(CacheError) in
-                try connection.command("CLUSTER", "SLOTS")
-            }
-            guard let slots = ClusterSlots(answer, from: place) else {
-                throw CacheError(message: "CLUSTER SLOTS was answered with something else")
-            }
-            guard !slots.owners.isEmpty else { throw CacheError(message: "the Redis Cluster has no slots yet") }
-            // A replica, or a master under another name.
-            if !slots.owners.contains(place) { connections[place] = nil }
-            return .cluster(slots)
-        }
-    }
-
-    private func askSentinel(at place: RedisPlace, for master: String) throws(CacheError) -> RedisPlace {
-        let sentinel = try RedisConnection(to: place, login: settings.sentinelLogin, database: 0, settings: settings)
-        guard case .array(let parts) = try sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master),
-            parts.count == 2, case .text(let host) = parts[0], case .text(let port) = parts[1],
-            let port = UInt16(port), let found = RedisPlace.announced(host: host, port: port, by: place)
-        else { throw CacheError(message: "the sentinel knows no master of the name in redis.url") }
-        return found
+        topology = try discovery.find(known: masters)
+        isOutdated = false
     }
 
     // MARK: Of each server
@@ -345,24 +289,5 @@ extension RedisReply {
 
     private func starts(with word: String) -> Bool {
         if case .error(let text) = self { text.hasPrefix(word) } else { false }
-    }
-}
-
-extension ClusterSlots {
-    /// The answer to `CLUSTER SLOTS`: arrays of first slot, last slot, master and replicas; nil if it has another shape.
-    fileprivate init?(_ reply: RedisReply, from server: RedisPlace) {
-        guard case .array(let ranges) = reply else { return nil }
-        self.init()
-        for range in ranges {
-            guard case .array(let parts) = range, parts.count >= 3, case .integer(let first) = parts[0],
-                case .integer(let last) = parts[1], first >= 0, first <= last, last < ClusterSlots.count,
-                case .array(let master) = parts[2], master.count >= 2, case .integer(let port) = master[1],
-                let port = UInt16(exactly: port)
-            else { return nil }
-            let host = if case .text(let text) = master[0] { text } else { "" }
-            if let place = RedisPlace.announced(host: host, port: port, by: server) {
-                assign(Int(first)...Int(last), to: place)
-            }
-        }
     }
 }

@@ -10,17 +10,20 @@ import RedisStore
 /// front in between. So a page says how far the counting had come, and the next one takes a list only if it has come as far, and asks
 /// ClickHouse as of no earlier batch.
 final class ReactorsExchange: EntityExchange {
-    /// Of ClickHouse: the first question is for the newest events, of which some are no more, and some of the same users.
+    /// Of ClickHouse: the first window is of so many events, of which some are no more, and some of the same users. Each further one is
+    /// four times as large, and the last one as large as may be: who is not found in these is rare.
     private static let leastWindow = 200
-    private static let largestWindow = 5_000
+    private static let mostWindows = 4
 
     private enum Question {
-        /// The newest events below the last reactor that is known.
+        /// The newest events below where the last one has ended.
         case window
         /// The states of the users of these events.
         case states(EntityQuery.Page)
-        /// All of the entity, since the window was not enough.
-        case whole
+        /// Who has ever reacted with one of the kinds: of a rare kind they are few.
+        case users
+        /// All events of the entity, or of these users, since the windows were not enough.
+        case whole([Int64]?)
     }
 
     private let entityID: Int64
@@ -33,7 +36,10 @@ final class ReactorsExchange: EntityExchange {
     private(set) var reactors: [Reactor] = []
 
     private var question = Question.window
-    private var askedRows = 0
+    private var windows = 0
+    private var askedRows = leastWindow
+    /// Everybody above is known; nil: nobody yet.
+    private var reached: ReactionPosition?
     private var counted = CountedChunk(batch: BatchNumber(rawValue: 0), part: 0)
 
     init(_ session: Session, _ request: rx_reactors_request) throws(Failure) {
@@ -136,20 +142,24 @@ final class ReactorsExchange: EntityExchange {
 
     // MARK: ClickHouse
 
-    private var last: ReactionPosition? { reactors.last?.position ?? bound }
-
     override func query(asOf given: BatchNumber) -> String {
         let batch = max(given, seen.batch, counted.batch)
         counted = CountedChunk(batch: batch, part: .max)
         let query = EntityQuery(type: type.entityType, asOf: batch)
         switch question {
         case .window:
-            askedRows = min(max((limit &- reactors.count) &* 2, Self.leastWindow), Self.largestWindow)
-            return query.candidates(of: entityID, below: last, limit: askedRows)
+            if windows == 0 { reached = reactors.last?.position ?? bound }
+            windows &+= 1
+            askedRows = windows == 1 ? max((limit &- reactors.count) &* 2, Self.leastWindow) : askedRows &* 4
+            askedRows = min(askedRows, EntityQuery.idsPerQuery)
+            return query.candidates(of: entityID, below: reached, limit: askedRows)
         case .states(let page):
             return query.reactors(among: page.users, of: entityID)
-        case .whole:
-            return query.page(of: entityID, mask: mask, below: last, limit: limit &- reactors.count)
+        case .users:
+            return query.users(of: entityID, everWith: mask)
+        case .whole(let users):
+            return query.page(
+                of: entityID, mask: mask, among: users, below: reached, limit: limit &- reactors.count)
         }
     }
 
@@ -161,9 +171,13 @@ final class ReactorsExchange: EntityExchange {
             question = .states(page)
             return !page.users.isEmpty
         case .states(let page):
-            add(page.reactors(rows, below: last))
-            question = .whole
+            add(page.reactors(rows, below: reached))
+            reached = page.floor
+            question = windows < Self.mostWindows ? .window : mask == type.flags ? .whole(nil) : .users
             return page.floor != nil && reactors.count < limit
+        case .users:
+            question = .whole(rows.count > EntityQuery.idsPerQuery ? nil : rows.map(\.reactor.position.userID))
+            return !rows.isEmpty
         case .whole:
             add(rows.map(\.reactor))
             return false

@@ -202,10 +202,8 @@ final class Redis {
         switch finding {
         case .server(let link): topology = .server(link)
         case .cluster(let slots):
-            guard !settings.keyPrefix.contains(UInt8(ascii: "{")) else {
-                throw .notConfigured(
-                    "reactions.key_prefix is not valid",
-                    detail: "In a Redis Cluster the prefix may not have a brace.")
+            guard KeySpace.suitsCluster(prefix: settings.keyPrefix) else {
+                throw .notConfigured("reactions.key_prefix is not valid", detail: KeySpace.unsuitablePrefix)
             }
             topology = .cluster(slots)
         case nil: throw .brokenContract("Nobody to ask was found.")

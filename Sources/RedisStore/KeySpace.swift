@@ -21,6 +21,14 @@ public struct KeySpace: Equatable, Sendable {
     /// The newest who have reacted to a viral entity (`ReactionList`).
     public static let sampleSuffix: StaticString = ":sample"
 
+    /// Whether keys in a cluster may begin with the prefix: with a brace it would be the hash tag of all of them, and one server have them.
+    public static func suitsCluster(prefix: [UInt8]) -> Bool {
+        !prefix.contains(UInt8(ascii: "{"))
+    }
+
+    public static let unsuitablePrefix = "In a Redis Cluster reactions.key_prefix may not have a brace."
+
+    /// - Parameter isCluster: only with a prefix that `suitsCluster`.
     public init(prefix: [UInt8], isCluster: Bool = false) {
         self.prefix = prefix
         self.isCluster = isCluster

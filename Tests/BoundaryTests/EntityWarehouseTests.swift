@@ -8,7 +8,7 @@ import Testing
 extension Boundary {
     /// Entities of which ClickHouse knows what Redis does not.
     @Suite struct EntityWarehouse {
-        private struct Site {
+        struct Site {
             let caller: Caller
             var installer: Installer
             let server: any ClickHouseEndpoint
@@ -52,7 +52,7 @@ extension Boundary {
             }
         }
 
-        private func site(_ engine: Engine) async throws -> Site {
+        static func site(_ engine: Engine) async throws -> Site {
             let server = try await engine.server
             let (caller, redis, prefix) = try await Boundary.caller()
             let database = try server.createDatabase()
@@ -81,7 +81,7 @@ extension Boundary {
         }
 
         @Test(arguments: Engine.allCases) func numbersAreAsOfTheBatch(engine: Engine) async throws {
-            let site = try await site(engine)
+            let site = try await Self.site(engine)
             try site.add([
                 (10, 1, 1, 3, 0, 1), (11, 2, 1, 1, 0, 1), (12, -3, 2, 8, 0, 1), (13, 1, 1, 0, 1, 2),
                 (14, 2, 1, 0, 1, 2),
@@ -100,7 +100,7 @@ extension Boundary {
         }
 
         @Test(arguments: Engine.allCases) func theEstimateOfMillionsIsWithinTwoPercent(engine: Engine) async throws {
-            let site = try await site(engine)
+            let site = try await Self.site(engine)
             try site.server.query(
                 """
                 INSERT INTO reactionsByEntity SELECT 'Image', 1, toInt64(number % 300000), toInt32(number < 300000), \
@@ -115,7 +115,7 @@ extension Boundary {
         /// Users who have moved to the front, who are gone and who came again; and many more events than users.
         @Test(arguments: Engine.allCases, [1, 7, 100] as [Int32])
         func pagesOfClickHouseTellEverybodyOnce(engine: Engine, size: Int32) async throws {
-            let site = try await site(engine)
+            let site = try await Self.site(engine)
             var events: [(version: Int64, user: Int64, entity: Int64, set: Int32, clear: Int32, batch: Int64)] = []
             for user in 1...40 as ClosedRange<Int64> { events.append((user, user, 1, user % 5 == 0 ? 9 : 1, 0, 1)) }
             for user in 5...12 as ClosedRange<Int64> { events.append((user + 50, user, 1, 0, 1, 2)) }
@@ -141,8 +141,43 @@ extension Boundary {
             }
         }
 
+        /// The newest events are of users who are not asked for, more of them than are looked through.
+        @Test(arguments: Engine.allCases) func whoIsRareIsFoundBehindEverybodyElse(engine: Engine) async throws {
+            let site = try await Self.site(engine)
+            // 20,000 users like entity 1, all had laughed once, and three of the first still have other kinds; one user has liked and
+            // unliked entity 2 all the while.
+            func insert(_ entity: Int, _ user: String, _ set: String, _ clear: String, at version: String) throws {
+                try site.server.query(
+                    """
+                    INSERT INTO reactionsByEntity SELECT 'Image', \(entity), toInt64(\(user)), toInt32(\(set)), \
+                    toInt32(\(clear)), toDateTime(1767225600, 'UTC'), toInt64(\(version)), 1, 0 FROM numbers(20000)
+                    """, database: site.database)
+            }
+            try site.add([(1, 1, 1, 8, 0, 1), (2, 2, 1, 10, 0, 1), (3, 3, 1, 4, 0, 1), (4, 4, 2, 2, 0, 1)])
+            try insert(1, "100 + number", "5", "0", at: "1000 + number")
+            try insert(1, "100 + number", "0", "4", at: "30000 + number")
+            try insert(2, "77", "number % 2 = 0", "number % 2 = 1", at: "1000 + number")
+            try site.server.query(
+                """
+                INSERT INTO entityMetricEvents SELECT entityType, entityId, userId, arrayJoin(['ReactionLike', 'ReactionLaugh']) AS kind, \
+                toInt8(if(bitAnd(setMask, kind = 'ReactionLike' ? 1 : 4) != 0, 1, -1)), createdAt, version, batch, part \
+                FROM reactionsByEntity WHERE version >= 1000 AND bitAnd(bitOr(setMask, clearMask), kind = 'ReactionLike' ? 1 : 4) != 0
+                """, database: site.database)
+            func reactors(_ entity: Int64, _ mask: Int32) throws -> (rows: [Reactor], requests: UInt64) {
+                _ = site.caller.takeCounters()
+                let page = try site.caller.reactors(entity, mask: mask, limit: 20)
+                return (page.reactors, site.caller.takeCounters().clickhouse_requests)
+            }
+            // Four windows of two questions each, then who has ever had the kind, and these: of few their events, of many everybody's.
+            #expect(try reactors(1, 8) == ([reactor(2, 2, 10), reactor(1, 1, 8)], 10))
+            #expect(try reactors(1, 4) == ([reactor(3, 3, 4)], 10))
+            #expect(try reactors(2, 15) == ([reactor(4, 4, 2)], 9))
+            #expect(try reactors(1, 1).rows.map(\.position.userID) == (20_080..<20_100).reversed())
+            #expect(try reactors(1, 1).requests == 2)
+        }
+
         @Test(arguments: Engine.allCases) func whereTheSampleEndsClickHouseGoesOn(engine: Engine) async throws {
-            let site = try await site(engine)
+            let site = try await Self.site(engine)
             try site.add((1...30).map { ($0, $0, 1, $0 % 3 == 0 ? 2 : 1, 0, $0 > 20 ? 2 : 1) })
             let everybody = (1...30).reversed().map { reactor($0, $0, $0 % 3 == 0 ? 2 : 1) }
             try site.installer.install(
@@ -165,7 +200,7 @@ extension Boundary {
 
         /// A user moves to the front between two pages, where the reader has been: the list that the second page finds is the older one.
         @Test(arguments: Engine.allCases) func aPageIsNeverOlderThanTheOneBefore(engine: Engine) async throws {
-            var site = try await site(engine)
+            var site = try await Self.site(engine)
             try site.add((1...6).map { ($0, $0, 1, 1, 0, 1) } + [(20, 2, 1, 2, 0, 8)])
             let before = (1...6).reversed().map { reactor($0, $0, 1) }
             site.installer = Installer(

@@ -42,7 +42,10 @@ struct CountingSite {
         }
     }
 
-    func key(_ entity: Int, _ suffix: String) -> String { "\(stack.prefix)image:\(entity):\(entity):\(suffix)" }
+    func key(_ entity: Int, _ suffix: String) -> String {
+        let shard = stack.redisDeployment is RedisCluster ? "{\(entity)}" : "\(entity)"
+        return "\(stack.prefix)image:\(shard):\(entity):\(suffix)"
+    }
 
     /// Has every entity missed until Redis has it.
     func warm() async throws {
@@ -79,7 +82,7 @@ struct CountingSite {
         try await warm()
         let truth = try truth
         #expect(try served() == truth, sourceLocation: sourceLocation)
-        let redis = try stack.redis.connect()
+        let redis = stack.redisDeployment
         var held: [String] = []
         for entity in Self.entities {
             let fields = try redis.command("HGETALL", key(entity, "reaction_counts")).array ?? []

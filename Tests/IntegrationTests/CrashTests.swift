@@ -3,11 +3,13 @@ import TestSupport
 import Testing
 
 @Suite("Crashes of PostgreSQL") struct CrashTests {
-    @Test("what a crash takes back with synchronous_commit = off is in no cache, and its versions do no harm")
-    func unflushedCommits() async throws {
+    @Test(
+        "what a crash takes back with synchronous_commit = off is in no cache, and its versions do no harm",
+        arguments: RedisKind.allCases)
+    func unflushedCommits(kind: RedisKind) async throws {
         let postgres = try await PostgresServer.start(
             sharedPreloadLibraries: ["pg_reactions"], configuration: ["wal_writer_delay": "10s"])
-        let stack = try await Stack.make(postgres: postgres)
+        let stack = try await Stack.make(postgres: postgres, redis: try await kind.shared())
         try stack.connect().execute("SELECT reactions.add_entity_type('Image')")
         for round in 1...8 {
             let writer = try stack.connect()
@@ -39,7 +41,7 @@ import Testing
                 let served = try session.value("SELECT reactions.flags(\(user), \(round))")
                 #expect(served == expected[user], "round \(round), user \(user)")
             }
-            try stack.redis.connect().command("UNLINK", stack.prefix + "reactions:2")
+            try stack.redisDeployment.command("UNLINK", stack.prefix + "reactions:2")
         }
     }
 }

@@ -36,9 +36,11 @@ import Testing
         }
     }
 
-    @Test("users and entities that are gone are gone everywhere, also when the agent is killed again and again")
-    func removals() async throws {
-        let stack = try await Stack.make()
+    @Test(
+        "users and entities that are gone are gone everywhere, also when the agent is killed again and again",
+        arguments: RedisKind.allCases)
+    func removals(kind: RedisKind) async throws {
+        let stack = try await Stack.make(redis: try await kind.shared())
         let session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         let users = 120

@@ -11,6 +11,8 @@ public final class FaultProxy: Sendable {
         case loseAnswer
         /// Passes the request on, and keeps the answer back until `release()`.
         case holdAnswer
+        /// Passes the request on up to where the text is in it for the last time, and keeps the rest back until `release()`.
+        case holdRequest
         /// Passes nothing on any more and leaves the connections open.
         case hang
     }
@@ -50,14 +52,14 @@ public final class FaultProxy: Sendable {
         close(listener)
     }
 
-    /// How many conversations were broken; one whose answer is kept back counts when the answer is there.
+    /// How many conversations were broken; one of which something is kept back counts when that is so.
     public var faults: Int { sprung.withLock { $0 } }
 
     public func breakNext(containing text: String, _ fault: Fault) {
         trap.withLock { $0 = Trap(text: text, fault: fault) }
     }
 
-    /// Lets go of the answer that was kept back.
+    /// Lets go of what was kept back.
     public func release() { released.signal() }
 
     private func serve(_ client: Int32) {
@@ -79,16 +81,26 @@ public final class FaultProxy: Sendable {
         while true {
             let count = read(conversation.client, &buffer, buffer.count)
             guard count > 0 else { return conversation.end(reset: count < 0) }
-            if let fault = spring(on: buffer[..<count]) {
+            var start = 0
+            if let (fault, place) = spring(on: buffer[..<count]) {
                 switch fault {
                 case .cutRequest(let bytes): budget = bytes
                 case .loseAnswer: conversation.losesAnswer.withLock { $0 = true }
                 case .holdAnswer: conversation.holdsAnswer.withLock { $0 = true }
+                case .holdRequest:
+                    guard Socket.writeAll(conversation.server, buffer[..<place]) else {
+                        return conversation.end(reset: true)
+                    }
+                    sprung.withLock { $0 += 1 }
+                    released.wait()
+                    start = place
                 case .hang: return
                 }
             }
             let passed = min(count, budget ?? count)
-            guard Socket.writeAll(conversation.server, buffer[..<passed]) else { return conversation.end(reset: true) }
+            guard Socket.writeAll(conversation.server, buffer[start..<passed]) else {
+                return conversation.end(reset: true)
+            }
             if let left = budget {
                 budget = left - passed
                 if left == passed { return conversation.end(reset: true) }
@@ -113,13 +125,18 @@ public final class FaultProxy: Sendable {
         }
     }
 
-    private func spring(on bytes: ArraySlice<UInt8>) -> Fault? {
+    /// The fault, and where the text is for the last time. One that holds something back counts when it does.
+    private func spring(on bytes: ArraySlice<UInt8>) -> (Fault, place: Int)? {
         trap.withLock { trap in
-            guard let found = trap, Data(bytes).range(of: Data(found.text.utf8)) != nil else { return nil }
+            guard let found = trap, let place = Data(bytes).range(of: Data(found.text.utf8), options: .backwards) else {
+                return nil
+            }
             trap = nil
-            if case .holdAnswer = found.fault { return found.fault }
-            sprung.withLock { $0 += 1 }
-            return found.fault
+            switch found.fault {
+            case .holdAnswer, .holdRequest: break
+            case .cutRequest, .loseAnswer, .hang: sprung.withLock { $0 += 1 }
+            }
+            return (found.fault, place.lowerBound)
         }
     }
 }

@@ -3,11 +3,14 @@
  */
 #include "legacy_statement.h"
 
+#include "catalog/pg_enum.h"
 #include "catalog/pg_type.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 /* What the type's kind_map says of a label: the kind's name, "" for null (skip), or NULL if it is not mentioned. */
 static char *
@@ -136,4 +139,42 @@ legacy_label(ReactionType *type, int32 flag)
 	List	   *labels = legacy_labels(type, flag);
 
 	return labels != NIL ? linitial(labels) : pstrdup(kind_name(type, flag));
+}
+
+/* Whether a row can have the label: of an enumeration there may be kinds that it does not know. */
+static bool
+has_label(Oid kind_type, const char *label)
+{
+	return get_typtype(kind_type) != TYPTYPE_ENUM ||
+		SearchSysCacheExists2(ENUMTYPOIDNAME, ObjectIdGetDatum(kind_type), CStringGetDatum(label));
+}
+
+Datum
+legacy_label_array(ReactionType *type, int32 mask)
+{
+	Oid			kind_type = legacy_plans(type)->kind_type;
+	List	   *labels = NIL;
+	ListCell   *cell;
+	Datum	   *elements;
+	int			count = 0;
+
+	for (size_t i = 0; i < type->boundary.kind_count; i++)
+		if ((type->boundary.kinds[i].flag & mask) != 0)
+			labels = list_concat(labels, legacy_labels(type, type->boundary.kinds[i].flag));
+	elements = palloc_array(Datum, Max(list_length(labels), 1));
+	foreach(cell, labels)
+		if (has_label(kind_type, lfirst(cell)))
+			elements[count++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+char *
+legacy_kind_is_one_of(ReactionType *type, const char *table, const char *labels)
+{
+	Oid			kind_type = legacy_plans(type)->kind_type;
+	const char *column = quote_identifier(type->kind_column);
+
+	if (get_typtype(kind_type) == TYPTYPE_ENUM)
+		return psprintf("%s.%s OPERATOR(pg_catalog.=) ANY (%s::%s[])", table, column, labels, format_type_be_qualified(kind_type));
+	return psprintf("%s.%s::pg_catalog.text OPERATOR(pg_catalog.=) ANY (%s)", table, column, labels);
 }

@@ -89,11 +89,11 @@ become_owner(ReactionType *type)
 	return saved;
 }
 
-SPIPlanPtr
-legacy_prepare(ReactionType *type, const char *statement, int argument_count, Oid *argument_types)
+static SPIPlanPtr
+prepare(ReactionType *type, const char *statement, int argument_count, Oid *argument_types, int options)
 {
 	SavedUser	saved = become_owner(type);
-	SPIPlanPtr	plan = SPI_prepare(statement, argument_count, argument_types);
+	SPIPlanPtr	plan = SPI_prepare_cursor(statement, argument_count, argument_types, options);
 
 	SetUserIdAndSecContext(saved.user, saved.context);
 	if (plan == NULL)
@@ -102,6 +102,18 @@ legacy_prepare(ReactionType *type, const char *statement, int argument_count, Oi
 				 errmsg("could not prepare a statement on the attached table: %s", SPI_result_code_string(SPI_result))));
 	SPI_keepplan(plan);
 	return plan;
+}
+
+SPIPlanPtr
+legacy_prepare(ReactionType *type, const char *statement, int argument_count, Oid *argument_types)
+{
+	return prepare(type, statement, argument_count, argument_types, 0);
+}
+
+SPIPlanPtr
+legacy_prepare_for_values(ReactionType *type, const char *statement, int argument_count, Oid *argument_types)
+{
+	return prepare(type, statement, argument_count, argument_types, CURSOR_OPT_CUSTOM_PLAN);
 }
 
 void
@@ -116,4 +128,23 @@ legacy_execute(ReactionType *type, SPIPlanPtr plan, Datum *arguments, Snapshot s
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("statement on the attached table ended with %s", SPI_result_code_string(result))));
+}
+
+int64
+legacy_number(uint64 row, int column)
+{
+	bool		is_null;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+
+	return is_null ? 0 : DatumGetInt64(value);
+}
+
+int32
+legacy_row_flag(ReactionType *type, uint64 row, int column)
+{
+	TupleDesc	descriptor = SPI_tuptable->tupdesc;
+	bool		is_null;
+	Datum		kind = SPI_getbinval(SPI_tuptable->vals[row], descriptor, column, &is_null);
+
+	return is_null ? -1 : legacy_flag(type, TupleDescAttr(descriptor, column - 1)->atttypid, kind);
 }

@@ -14,6 +14,8 @@ typedef enum LegacyStatement
 	COUNT_KINDS,
 	COUNT_USERS,
 	READ_REACTORS,
+	READ_REACTORS_OF_KINDS,
+	READ_REACTORS_OF_ALL,
 	INSERT_KIND,
 	DELETE_KIND,
 	WRITE_BACK_INSERT,
@@ -37,6 +39,9 @@ extern const char *legacy_table_name(ReactionType *type);
 /* Plans are made as the owner, too: whoever looks up names needs USAGE of the table's schema. */
 extern SPIPlanPtr legacy_prepare(ReactionType *type, const char *statement, int argument_count, Oid *argument_types);
 
+/* ... planned anew for the values of each call, since entities differ by many orders of magnitude. */
+extern SPIPlanPtr legacy_prepare_for_values(ReactionType *type, const char *statement, int argument_count, Oid *argument_types);
+
 /* Runs the plan as the table's owner; with a snapshot it only reads, in exactly that snapshot. */
 extern void legacy_execute(ReactionType *type, SPIPlanPtr plan, Datum *arguments, Snapshot snapshot, int expected);
 
@@ -48,5 +53,20 @@ extern char *legacy_label(ReactionType *type, int32 flag);
 
 /* All labels that lead to a kind. */
 extern List *legacy_labels(ReactionType *type, int32 flag);
+
+/* Every label under which the table may keep one of the kinds of `mask`, as text[]. */
+extern Datum legacy_label_array(ReactionType *type, int32 mask);
+
+/*
+ * The condition that the kind of a row of `table` is one of the labels, a parameter of the form of legacy_label_array. Of an enumeration
+ * it is one that the column's statistics and indexes know.
+ */
+extern char *legacy_kind_is_one_of(ReactionType *type, const char *table, const char *labels);
+
+/* Of the last statement's result: a column of type bigint, 0 if it is null. */
+extern int64 legacy_number(uint64 row, int column);
+
+/* ... the flag of a row's kind; -1 if it is skipped. */
+extern int32 legacy_row_flag(ReactionType *type, uint64 row, int column);
 
 #endif							/* PG_REACTIONS_LEGACY_STATEMENT_H */

@@ -62,7 +62,6 @@ final class EntityExchange {
     static let bytesPerCall = 1 << 20
 
     private let client: RedisClient
-    private let prefix: [UInt8]
     private let systemIdentifier: UInt64
     private let timeline: UInt32
     private let ttl: Int64
@@ -76,8 +75,7 @@ final class EntityExchange {
     private var calls: Int64 = 0
 
     init(redis: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, ttl: Duration) {
-        client = RedisClient(settings: redis)
-        prefix = Array(keyPrefix.utf8)
+        client = RedisClient(settings: redis, keyPrefix: keyPrefix)
         self.systemIdentifier = systemIdentifier
         self.timeline = timeline
         self.ttl = max(1, ttl.components.seconds)
@@ -107,7 +105,7 @@ final class EntityExchange {
     // MARK: Reading
 
     func find(_ ids: [EntityID]) throws(CacheError) -> [Found] {
-        let keys = try keySpace()
+        let keys = try client.keySpace()
         try settleWatermarks(of: ids, keys)
         var commands = CommandBuffer()
         for id in ids {
@@ -144,7 +142,7 @@ final class EntityExchange {
     }
 
     func load(_ entities: [(id: EntityID, found: Found)]) throws(CacheError) -> [Loaded?] {
-        let keys = try keySpace()
+        let keys = try client.keySpace()
         var commands = CommandBuffer()
         for (id, found) in entities {
             commands.begin("HGETALL", arguments: 1)
@@ -190,7 +188,7 @@ final class EntityExchange {
 
     /// Takes the entities that are wanted most, of each type as many as are given; and notices whether older contents were loaded.
     func takeWanted(_ limit: Int) throws(CacheError) -> [EntityID] {
-        let keys = try keySpace()
+        let keys = try client.keySpace()
         let types = catalog.values.filter { $0.isCounted }.sorted { $0.typeID < $1.typeID }
         var commands = CommandBuffer()
         var checked: [ShardID] = []
@@ -221,7 +219,7 @@ final class EntityExchange {
 
     /// Writes what is as it was found; in the order of the writes.
     func write(_ writes: [Write]) throws(CacheError) -> [Outcome] {
-        let keys = try keySpace()
+        let keys = try client.keySpace()
         let contents = writes.map { write in
             EntityWrite(
                 keys: catalog[write.id.typeID].map { keys.entityKeys(of: $0, id: write.id.entityID) } ?? [],
@@ -364,10 +362,6 @@ final class EntityExchange {
     private static let never = Array("?".utf8)
 
     // MARK: Keys
-
-    private func keySpace() throws(CacheError) -> KeySpace {
-        KeySpace(prefix: prefix, isCluster: try client.isCluster())
-    }
 
     private func key(of id: EntityID, _ suffix: StaticString, _ keys: KeySpace) -> [UInt8] {
         guard let type = catalog[id.typeID] else { return [] }

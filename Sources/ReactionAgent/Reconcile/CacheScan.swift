@@ -26,7 +26,7 @@ actor CacheScan {
     private var cursors: [RedisPlace: String?] = [:]
 
     init(settings: RedisSettings, place: ReconcileSource.Place) {
-        client = RedisClient(settings: settings)
+        client = RedisClient(settings: settings, keyPrefix: place.keyPrefix)
         self.place = place
         keys = KeySpace(prefix: Array(place.keyPrefix.utf8))
         types = Self.byID(place)
@@ -44,7 +44,7 @@ actor CacheScan {
 
     /// Finds Redis, and returns how many keys it has, with those of others.
     func begin() throws(CacheError) -> Int64 {
-        keys = KeySpace(prefix: Array(place.keyPrefix.utf8), isCluster: try client.isCluster())
+        keys = try client.keySpace()
         cursors = [:]
         let counts = try client.each { connection throws(CacheError) in
             guard case .integer(let count) = try connection.command("DBSIZE") else {

@@ -18,10 +18,15 @@ end
 -- listpack. A hash table stays one, and HMGET does not search it from its start for each field.
 local is_fresh = not marker
 if is_fresh then
-    redis.call('DEL', key)
     marker = { stamp = stamp, nonce = ARGV[2], floor = 0, state = 'n', filled = now, touched = now }
 end
 marker.lease = now_ms + tonumber(ARGV[5])
 redis.call('HSET', key, MARKER, format_marker(marker))
-if is_fresh then redis.call('EXPIRE', key, ARGV[3]) end
+if is_fresh then
+    -- What was there goes field by field. A key that goes as a whole while its slot is on its way cannot be made again by a script.
+    local gone = {}
+    for _, name in ipairs(redis.call('HKEYS', key)) do if name ~= MARKER then gone[#gone + 1] = name end end
+    for i = 1, #gone, CHUNK do redis.call('HDEL', key, unpack(gone, i, math.min(i + CHUNK - 1, #gone))) end
+    redis.call('EXPIRE', key, ARGV[3])
+end
 return { marker.nonce, marker.state, 1 }

@@ -28,7 +28,13 @@ local commands = {
         end
         return values
     end,
+    HKEYS = function()
+        local names = {}
+        for field in pairs(redis.map or {}) do names[#names + 1] = field end
+        return names
+    end,
     HSET = function(...)
+        assert(not redis.is_gone, 'a key that the script has let go')
         redis.map = redis.map or {}
         for i = 1, select('#', ...), 2 do
             local field, value = select(i, ...)
@@ -44,7 +50,7 @@ local commands = {
         for _ in pairs(redis.map or {}) do length = length + 1 end
         return length
     end,
-    DEL = function() redis.map = nil end,
+    DEL = function() redis.map, redis.is_gone = nil, true end,
     EXPIRE = function() end,
 }
 
@@ -61,7 +67,7 @@ local scripts = {}
 for name, text in pairs(sources) do scripts[name] = assert(loadstring(text, name)) end
 
 function redis.run(name, arguments)
-    ARGV = arguments
+    ARGV, redis.is_gone = arguments, false
     return scripts[name]()
 end
 
