@@ -202,6 +202,8 @@ public actor RedisCache: Cache {
 
     /// The events that a map does not have already.
     private static func news(in events: [Event], _ reply: RedisReply, _ stamp: Stamp) throws(CacheError) -> [Event] {
+        // Somebody else's key under this name: readers say so, and there is no map to be made right.
+        if case .error(let text) = reply, text.hasPrefix("WRONGTYPE") { return [] }
         guard case .array(let found) = reply, found.count == events.count + 1 else {
             throw CacheError(message: "unexpected reply to a look before an apply: \(reply)")
         }

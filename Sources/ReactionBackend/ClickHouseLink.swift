@@ -192,6 +192,8 @@ final class ClickHouseLink {
 
         // wait_end_of_query: the status tells of every error, also of one that comes up after the first rows.
         var url = "\(endpoint.base)?wait_end_of_query=1"
+        // What nobody waits for any more the server gives up, too.
+        url += "&max_execution_time=\((max(settings.clickHouseTimeout, 0) &+ 999) / 1_000)"
         for setting in MirrorCluster.readSettings { url += "&\(setting.name)=\(setting.value)" }
         if !settings.clickHouseDatabase.isEmpty { url += "&database=\(percentEncoded(settings.clickHouseDatabase))" }
         ccurl_setopt_string(easy, CURLOPT_URL, url)

@@ -101,12 +101,12 @@ final class CountsExchange: EntityExchange {
             guard let counts = EntityQuery.counts(answer) else { throw .otherForm }
             for count in counts {
                 guard let kind = type.kinds.firstIndex(where: { $0.flag == count.flag }) else { continue }
-                // A sum below zero, which repairs are for, is none.
-                found[count.entityID, default: none][kind] = max(count.count, 0)
+                guard count.count >= 0 else { throw .belowZero }
+                found[count.entityID, default: none][kind] = count.count
             }
         } else {
             guard let numbers = EntityQuery.numbers(answer) else { throw .otherForm }
-            for entity in numbers { found[entity.entityID] = [max(entity.number, 0)] }
+            for entity in numbers { found[entity.entityID] = [entity.number] }
         }
         for position in asked { reading.learn(found[ids[position]] ?? none, of: position) }
         return !unasked.isEmpty

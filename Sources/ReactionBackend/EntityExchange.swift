@@ -201,5 +201,10 @@ extension Failure {
         return .redisNonsense("The counts of an entity do not have the form of counts.")
     }
 
+    /// Deltas that do not add up are for a repair, and no number to tell.
+    static let belowZero = Failure.clickHouseFailed(
+        "The deltas of an entity add up to less than zero.",
+        hint: "See reactions.reconcile_status, and reactions.restart_backfill for a type with a table.")
+
     static let otherForm = Failure.clickHouseNonsense("The answer does not have the form of the query.")
 }

@@ -138,6 +138,23 @@ extension Boundary {
             #expect(try caller.read([7]).wanted == [])
         }
 
+        /// A script that lets a key go in such a slot cannot make it again.
+        @Test func aMapOfAnotherStampIsBegunAnewWhileItsSlotIsOnItsWay() async throws {
+            let cluster = try await RedisCluster.start()
+            let caller = caller(cluster)
+            caller.truth.table = [7: 1, 8: 2]
+            _ = try caller.read([7])
+            let slot = try cluster.slot(of: key(1, caller))
+            let source = try cluster.owner(of: key(1, caller))
+            let target = try #require(cluster.servers.first { $0 !== source })
+            try cluster.beginMove(of: slot, from: source, to: target)
+            caller.epoch = 2
+            caller.truth.table = [7: 4]
+            #expect(try caller.read([7]) == .init(flags: [7: 4], isComplete: true, wanted: [nil]))
+            #expect(try caller.read([7, 8]) == .init(flags: [7: 4, 8: 0], isComplete: true, wanted: []))
+            #expect(try source.connect().command("HKEYS", key(1, caller)) == .array([.string("_"), .string("7")]))
+        }
+
         @Test func scriptsForgottenByOneServerAreLoadedThere() async throws {
             let cluster = try await RedisCluster.start()
             let caller = caller(cluster)

@@ -190,6 +190,27 @@ import Testing
         #expect(try session.value("SELECT reactions.flags(1, 10)") == "1")
     }
 
+    @Test("a key of another type keeps the agent from nothing but its own user")
+    func foreignKeyAndAgent() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Image')")
+        #expect(try session.value("SELECT reactions.flags(2, 10)") == "0")
+        try stack.redis.connect().command("SET", stack.prefix + "reactions:1", "not ours")
+        // A session that cannot reach Redis leaves what it writes to the agent.
+        let writer = try stack.connect()
+        try writer.execute("SET reactions.redis_url = 'unix:///no/such/socket'; SET synchronous_commit = on")
+        let agent = try stack.startAgent(["--set", "redis.give_up=1s"])
+        defer { agent.stop(15) }
+        try writer.execute("SELECT reactions.react(1, 10, 'Like'), reactions.react(2, 10, 'Like')")
+        try await stack.drained(session)
+        #expect(try session.value("SELECT reactions.flags(2, 10)") == "1")
+        #expect(try session.value("SELECT epoch FROM reactions.entity_type") == "0")
+        #expect(sqlstate(session, "SELECT reactions.flags(1, 10)") == "08P01")
+        try session.execute("SELECT reactions.invalidate('Image', 1)")
+        #expect(try session.value("SELECT reactions.flags(1, 10)") == "1")
+    }
+
     @Test("the agent loses and doubles nothing when it is killed in mid-batch twenty times")
     func killedAgent() async throws {
         let stack = try await Stack.make()

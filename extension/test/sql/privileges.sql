@@ -76,6 +76,9 @@ RESET ROLE;
 ALTER TABLE test.secret_reaction ENABLE ROW LEVEL SECURITY;
 SET ROLE regress_writer;
 SET search_path = test, pg_catalog;
+SELECT kind, count FROM reactions.counts('{1}', 'Private') WHERE count > 0;
+SELECT reactions.unique_reactors(1, 'Private'), (SELECT count(*) FROM reactions.reactors(1, NULL, entity_type => 'Private')),
+    (SELECT count(*) FROM reactions.reactors(1, 'Like', entity_type => 'Private'));
 SELECT reactions.unreact(1, 1, 'Like', 'Private');
 SELECT reactions.flags(1, 1, 'Private'), current_user;
 RESET search_path;
