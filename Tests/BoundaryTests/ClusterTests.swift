@@ -152,7 +152,8 @@ extension Boundary {
             caller.truth.table = [7: 4]
             #expect(try caller.read([7]) == .init(flags: [7: 4], isComplete: true, wanted: [nil]))
             #expect(try caller.read([7, 8]) == .init(flags: [7: 4, 8: 0], isComplete: true, wanted: []))
-            #expect(try source.connect().command("HKEYS", key(1, caller)) == .array([.string("_"), .string("7")]))
+            let fields = try source.connect().command("HKEYS", key(1, caller)).array?.compactMap(\.string)
+            #expect(fields?.sorted() == ["7", "_"])
         }
 
         @Test func scriptsForgottenByOneServerAreLoadedThere() async throws {

@@ -163,7 +163,7 @@ extension Boundary {
                 toInt8(if(bitAnd(setMask, kind = 'ReactionLike' ? 1 : 4) != 0, 1, -1)), createdAt, version, batch, part \
                 FROM reactionsByEntity WHERE version >= 1000 AND bitAnd(bitOr(setMask, clearMask), kind = 'ReactionLike' ? 1 : 4) != 0
                 """, database: site.database)
-            func reactors(_ entity: Int64, _ mask: Int32) throws -> (rows: [Reactor], requests: UInt64) {
+            func reactors(_ entity: Int64, _ mask: Int32) throws -> (rows: [Reactor], requests: Int64) {
                 _ = site.caller.takeCounters()
                 let page = try site.caller.reactors(entity, mask: mask, limit: 20)
                 return (page.reactors, site.caller.takeCounters().clickhouse_requests)

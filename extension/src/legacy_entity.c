@@ -98,7 +98,7 @@ legacy_count_users(ReactionType *type, const int64 *entity_ids, size_t count, in
 	SPI_connect();
 	if (plans->of[COUNT_USERS] == NULL)
 	{
-		Oid			types[2] = {INT8ARRAYOID, TEXTARRAYOID};
+		Oid			types[2] = {INT8ARRAYOID, legacy_label_array_type(type)};
 
 		plans->of[COUNT_USERS] =
 			legacy_prepare(type, psprintf("SELECT r.%2$s::pg_catalog.int8, pg_catalog.count(DISTINCT r.%4$s) FROM ONLY %1$s r "

@@ -141,12 +141,42 @@ legacy_label(ReactionType *type, int32 flag)
 	return labels != NIL ? linitial(labels) : pstrdup(kind_name(type, flag));
 }
 
-/* Whether a row can have the label: of an enumeration there may be kinds that it does not know. */
-static bool
-has_label(Oid kind_type, const char *label)
+Oid
+legacy_label_array_type(ReactionType *type)
 {
-	return get_typtype(kind_type) != TYPTYPE_ENUM ||
-		SearchSysCacheExists2(ENUMTYPOIDNAME, ObjectIdGetDatum(kind_type), CStringGetDatum(label));
+	Oid			kind_type = legacy_plans(type)->kind_type;
+
+	return get_typtype(kind_type) == TYPTYPE_ENUM ? get_array_type(kind_type) : TEXTARRAYOID;
+}
+
+/* The values of the enumeration for labels; there may be kinds that it does not know. */
+static Datum
+enum_array(Oid kind_type, List *labels)
+{
+	Datum	   *elements = palloc_array(Datum, Max(list_length(labels), 1));
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, labels)
+	{
+		Oid			value = GetSysCacheOid2(ENUMTYPOIDNAME, Anum_pg_enum_oid, ObjectIdGetDatum(kind_type), CStringGetDatum(lfirst(cell)));
+
+		if (OidIsValid(value))
+			elements[count++] = ObjectIdGetDatum(value);
+	}
+	return PointerGetDatum(construct_array(elements, count, kind_type, sizeof(Oid), true, TYPALIGN_INT));
+}
+
+static Datum
+text_array(List *labels)
+{
+	Datum	   *elements = palloc_array(Datum, Max(list_length(labels), 1));
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, labels)
+		elements[count++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 Datum
@@ -154,27 +184,18 @@ legacy_label_array(ReactionType *type, int32 mask)
 {
 	Oid			kind_type = legacy_plans(type)->kind_type;
 	List	   *labels = NIL;
-	ListCell   *cell;
-	Datum	   *elements;
-	int			count = 0;
 
 	for (size_t i = 0; i < type->boundary.kind_count; i++)
 		if ((type->boundary.kinds[i].flag & mask) != 0)
 			labels = list_concat(labels, legacy_labels(type, type->boundary.kinds[i].flag));
-	elements = palloc_array(Datum, Max(list_length(labels), 1));
-	foreach(cell, labels)
-		if (has_label(kind_type, lfirst(cell)))
-			elements[count++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+	return get_typtype(kind_type) == TYPTYPE_ENUM ? enum_array(kind_type, labels) : text_array(labels);
 }
 
 char *
 legacy_kind_is_one_of(ReactionType *type, const char *table, const char *labels)
 {
-	Oid			kind_type = legacy_plans(type)->kind_type;
-	const char *column = quote_identifier(type->kind_column);
+	bool		is_enum = get_typtype(legacy_plans(type)->kind_type) == TYPTYPE_ENUM;
 
-	if (get_typtype(kind_type) == TYPTYPE_ENUM)
-		return psprintf("%s.%s OPERATOR(pg_catalog.=) ANY (%s::%s[])", table, column, labels, format_type_be_qualified(kind_type));
-	return psprintf("%s.%s::pg_catalog.text OPERATOR(pg_catalog.=) ANY (%s)", table, column, labels);
+	return psprintf("%s.%s%s OPERATOR(pg_catalog.=) ANY (%s)", table, quote_identifier(type->kind_column),
+					is_enum ? "" : "::pg_catalog.text", labels);
 }

@@ -13,9 +13,8 @@ typedef enum LegacyStatement
 	READ_PAGE,
 	COUNT_KINDS,
 	COUNT_USERS,
+	READ_NEWEST_REACTORS,
 	READ_REACTORS,
-	READ_REACTORS_OF_KINDS,
-	READ_REACTORS_OF_ALL,
 	INSERT_KIND,
 	DELETE_KIND,
 	WRITE_BACK_INSERT,
@@ -54,13 +53,14 @@ extern char *legacy_label(ReactionType *type, int32 flag);
 /* All labels that lead to a kind. */
 extern List *legacy_labels(ReactionType *type, int32 flag);
 
-/* Every label under which the table may keep one of the kinds of `mask`, as text[]. */
-extern Datum legacy_label_array(ReactionType *type, int32 mask);
-
 /*
- * The condition that the kind of a row of `table` is one of the labels, a parameter of the form of legacy_label_array. Of an enumeration
- * it is one that the column's statistics and indexes know.
+ * Every label under which the table may keep one of the kinds of `mask`, as an array of the column's enumeration or of text: what the
+ * planner knows of the column it knows of these.
  */
+extern Datum legacy_label_array(ReactionType *type, int32 mask);
+extern Oid	legacy_label_array_type(ReactionType *type);
+
+/* The condition that the kind of a row of `table` is one of the labels, a parameter of that type. */
 extern char *legacy_kind_is_one_of(ReactionType *type, const char *table, const char *labels);
 
 /* Of the last statement's result: a column of type bigint, 0 if it is null. */
