@@ -48,7 +48,9 @@ import Testing
     }
 
     @Test func theLessIsMissedTheLessIsLooked() {
-        for (quiet, interval) in [(0, 10), (1_999, 10), (2_000, 200), (11_999, 200), (12_000, 1_000), (86_400_000, 1_000)] {
+        for (quiet, interval) in [
+            (0, 10), (1_999, 10), (2_000, 200), (11_999, 200), (12_000, 1_000), (86_400_000, 1_000),
+        ] {
             #expect(Rebuilder.interval(after: .milliseconds(quiet)) == .milliseconds(interval))
         }
     }

@@ -82,7 +82,8 @@ actor EntityCounter {
     }
 
     private func count(
-        _ group: ArraySlice<(change: EntityChange, found: EntityExchange.Found)>, at chunk: CountedChunk, _ ask: AskFlags
+        _ group: ArraySlice<(change: EntityChange, found: EntityExchange.Found)>, at chunk: CountedChunk,
+        _ ask: AskFlags
     ) async throws {
         let contents = try exchange.load(group.map { ($0.change.id, $0.found) })
         var keys: [ReactionKey] = []
@@ -215,7 +216,9 @@ actor EntityCounter {
                 tellForeign(id)
                 continue
             }
-            if found.marker != nil, !rebuilds.replaces(id), try exchange.load([(id, found)]).first ?? nil != nil { continue }
+            if found.marker != nil, !rebuilds.replaces(id), try exchange.load([(id, found)]).first ?? nil != nil {
+                continue
+            }
             rebuilds.begin(id, asOf: base)
             missing.append(id)
         }

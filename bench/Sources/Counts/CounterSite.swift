@@ -84,7 +84,8 @@ struct CounterSite {
         try await eventually(within: .seconds(600), "everything is confirmed and offered to user maps") {
             let page = try HTTP.request("http://127.0.0.1:\(port)/metrics").text
             guard page.contains("\nreactiond_redis_applied_events_total \(events)\n") else { return false }
-            let confirmed = "SELECT sum(events) FILTER (WHERE confirmed_at IS NOT NULL AND finished_at IS NULL) FROM reactions._batch"
+            let confirmed =
+                "SELECT sum(events) FILTER (WHERE confirmed_at IS NOT NULL AND finished_at IS NULL) FROM reactions._batch"
             return try session.value(confirmed) == "\(events)"
         }
         let start = (microseconds(), cpuTimes(agent))
