@@ -90,7 +90,9 @@ extension PostgresSource {
     public func maintain(unverified: Duration?) throws(PostgresError) {
         if let lastMaintenance, .now - lastMaintenance < limits.maintenanceInterval { return }
         lastMaintenance = .now
-        let end = unverified.map { "clock_timestamp() - interval '\((limits.retention + $0).components.seconds) seconds'" }
+        let end = unverified.map {
+            "clock_timestamp() - interval '\((limits.retention + $0).components.seconds) seconds'"
+        }
         if let end { try dropBatches(finishedBefore: end) }
         try foldSkipped()
         let session = try session
