@@ -29,11 +29,8 @@ struct ReconcileSite {
         return ReconcileSite(stack: stack, session: session, redis: try stack.redis.connect())
     }
 
-    /// The table is brought over and written to, and every entity is in Redis.
+    /// The table, which was attached without a row, is written to, and every entity is in Redis.
     func fill() async throws {
-        try await eventually(within: .seconds(120), "the backfill is sealed") {
-            try session.value("SELECT state FROM reactions.backfill") == "sealed"
-        }
         try session.execute(
             """
             INSERT INTO "ImageReaction" ("imageId", "userId", reaction)

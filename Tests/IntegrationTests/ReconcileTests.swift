@@ -34,11 +34,10 @@ import Testing
         #expect(try site.findings("is_repaired") == planted.filter { !repaired.contains($0) }, "\(rest.output)")
         try await eventually("the metrics tell of the command's run") {
             let page = try HTTP.request("http://127.0.0.1:\(port)/metrics").text
-            func tells(_ metric: String, _ value: Int) -> Bool {
-                page.contains("\nreactiond_reconcile_drift_\(metric){type=\"Image\",class=\"leftover\"} \(value)\n")
+            let drift = planted.count { $0.hasPrefix("drift") && !repaired.contains($0) }
+            return ["found", "repaired"].allSatisfy { metric in
+                page.contains("\nreactiond_reconcile_drift_\(metric){type=\"Image\",class=\"drift\"} \(drift).0\n")
             }
-            let left = planted.count { $0.hasPrefix("leftover") && !repaired.contains($0) }
-            return left == 0 || tells("found", left) && tells("repaired", left)
         }
 
         try await site.expectTruth()
@@ -111,8 +110,8 @@ import Testing
         #expect(try run.hasEndedWell && site.findings() == [], "\(run.output)")
         // Both at once, with something to do: one after the other.
         _ = try site.plant()
-        async let left = site.reconcile()
-        async let right = site.reconcile()
+        async let left = site.reconcile("--deep")
+        async let right = site.reconcile("--deep")
         for run in await [left, right] { #expect(run.hasEndedWell, "\(run.output)") }
         try await site.expectTruth()
     }

@@ -132,7 +132,6 @@ import Testing
         #expect(try await race.condition() == .absent)
         #expect(try await !race.scan.repair(race.entity, look, .rebuild))
         #expect(try await race.scan.keep([(race.entity, look)], seconds: 99) == 0)
-        #expect(try race.site.wanted() == [])
         try await race.built(.regular)
         try race.site.redis("UNLINK", race.site.key(1))
         let left = try await race.look()

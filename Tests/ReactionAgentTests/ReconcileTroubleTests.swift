@@ -1,5 +1,7 @@
 import Foundation
 import Pipeline
+import PostgresSource
+import ReactionModel
 import RedisStore
 import TestSupport
 import Testing
@@ -11,8 +13,8 @@ import Testing
     func scan() async throws {
         let redis = try await TestSupport.RedisServer.start(configuration: ["enable-debug-command local"])
         let site = try await ReconcileSite.make(redis: redis)
-        try site.buildMany(50_000)
-        try redis.command("DEBUG", "POPULATE", "200000", "\(site.stack.prefix)others", "10")
+        try site.buildMany(30_000)
+        try redis.command("DEBUG", "POPULATE", "240000", "\(site.stack.prefix)others", "10")
         try site.redis("HINCRBY", site.key(7_777), "Like", "1")
         try redis.command("CONFIG", "RESETSTAT")
         let isWriting = OnceSignal()
@@ -38,11 +40,11 @@ import Testing
         isWriting.raise()
         #expect(await writing.value > 1_000)
         #expect(try site.findings() == [["drift", "7777", "t"]])
-        #expect(try site.count("regular") >= 49_999 && site.count("unknown") >= 200_000)
+        #expect(try site.count("regular") >= 29_999 && site.count("unknown") >= 240_000)
         // What a run of a few keys takes, and a step's, not what Redis has.
         #expect((1..<100 << 10).contains(peak), "\(peak) kB")
         // By what is asked at a time: steps of a thousand keys, an entity in each call.
-        #expect(try site.calls("scan") >= 300 && site.calls("evalsha") >= 50_000)
+        #expect(try site.calls("scan") >= 300 && site.calls("evalsha") >= 30_000)
         for command in ["keys", "del", "sort"] { #expect(try site.calls(command) == 0) }
         // By how long Redis is at it. What else the machine does makes some of the calls longer, but not one in ten.
         #expect(try site.share(of: "evalsha", within: 1_100) > 0.9)
@@ -75,17 +77,19 @@ import Testing
                 for _ in 1...20 {
                     let look = try #require(try await scan.look(at: [entity], isWhole: isWhole)[entity])
                     #expect((look.reactions.counts != nil) == isRead)
-                    #expect(EntityCondition(look, of: type) == (id == 4 ? .faulty(.wrongType, "reaction_counts") : .kept(.regular)))
+                    #expect(
+                        EntityCondition(look, of: type)
+                            == (id == 4 ? .faulty(.wrongType, "reaction_counts") : .kept(.regular)))
                 }
                 let log = try redis.command("SLOWLOG", "GET", "-1").array ?? []
                 let durations = log.compactMap { entry -> Int64? in
-                    guard let fields = entry.array, fields.count > 3, fields[3].array?.first?.string == "EVALSHA" else { return nil }
+                    guard let fields = entry.array, fields.count > 3, fields[3].array?.first?.string == "EVALSHA" else {
+                        return nil
+                    }
                     return fields[2].integer
                 }
                 #expect(durations.count >= 20)
-                let shortest = durations.min() ?? .max
-                print("entity \(id), whole \(isWhole): \(shortest) µs")
-                #expect(shortest < 6_000)
+                #expect(durations.min() ?? .max < 8_000)
             }
         }
     }
