@@ -124,6 +124,9 @@ final class EntityExchange {
             }
             found.append(one)
         }
+        if failure == nil, found.contains(where: \.isUnreachable) {
+            failure = CacheError(message: "the entities of a shard could not be looked at")
+        }
         return (found, failure)
     }
 
