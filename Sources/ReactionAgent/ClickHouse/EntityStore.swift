@@ -20,6 +20,13 @@ public actor EntityStore {
         try forgettingSession { session throws(SinkError) in try session.startedAt() }
     }
 
+    /// Fails if a server answers that started at another time, so that it may have lost what was confirmed.
+    func expect(startedAt start: Int64) throws(SinkError) {
+        guard abs(try startedAt() - start) <= 1 else {
+            throw SinkError(disposition: .retry, message: "ClickHouse was restarted and is not verified yet")
+        }
+    }
+
     /// The kinds' counts of each entity that has any.
     public func counts(of entities: [Int64], _ query: EntityQuery) throws(SinkError) -> [Int64: [EntityQuery.Count]] {
         var found: [Int64: [EntityQuery.Count]] = [:]
