@@ -100,7 +100,8 @@ extension Boundary {
                 #expect([Self.before, Self.after].map { Array($0.prefix(12)) }.contains(first.reactors))
                 expectOnce(try rest(caller, after: [first]), "\(tier)")
                 // What was not of one life was missed.
-                #expect((first.wanted == []) == (change == .promotion && tier == .regular && cut != .reactions), "\(tier)")
+                #expect(
+                    (first.wanted == []) == (change == .promotion && tier == .regular && cut != .reactions), "\(tier)")
             }
         }
 

@@ -184,6 +184,34 @@ import Testing
         #expect(try await late.get() == "1 1 0 0")
     }
 
+    @Test("a kind that is removed while counts hold it is told no more, and the others are right")
+    func kindRemoved() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute("SELECT reactions.add_entity_type('Image')")
+        let agent = try stack.startAgent()
+        defer { agent.stop(15) }
+        try session.execute("SELECT reactions.react(u, 1, 'Like') FROM generate_series(1, 9) u")
+        try session.execute("SELECT reactions.react(u, 1, 'Heart') FROM generate_series(5, 12) u")
+        try await stack.drained(session)
+        try await eventually("Redis has them") {
+            try counts(session, "1") == "9 8 0 0"
+                && session.value("SELECT tier FROM reactions.entity_status(1)") == "regular"
+        }
+        try session.execute("DELETE FROM reactions.kind WHERE kind = 'Heart'")
+        #expect(try counts(session, "1") == "9 0 0")
+        #expect(try session.value("SELECT reactions.total(1)") == "9")
+        try session.execute("SELECT reactions.react(20, 1, 'Like'), reactions.react(20, 1, 'Cry')")
+        try await stack.drained(session)
+        try await eventually("the new one is counted") { try counts(session, "1") == "10 0 1" }
+        try session.execute("SELECT reactions.invalidate('Image', NULL, 1)")
+        #expect(try counts(session, "1") == "10 0 1")
+        try await eventually("Redis has them again") {
+            try counts(session, "1") == "10 0 1"
+                && session.value("SELECT tier FROM reactions.entity_status(1)") == "regular"
+        }
+    }
+
     @Test("a hot standby reads an entity's side")
     func standby() async throws {
         let primary = try await PostgresServer.start(sharedPreloadLibraries: ["pg_reactions"])

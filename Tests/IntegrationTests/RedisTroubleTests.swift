@@ -71,7 +71,9 @@ import Testing
             }
             // By what Redis has, once the agent has put it there.
             try await eventually("the entities are in Redis") {
-                try fresh.value("SELECT bool_and((reactions.entity_status(e)).tier IS NOT NULL) FROM generate_series(1, 4) e") == "t"
+                try fresh.value(
+                    "SELECT bool_and((reactions.entity_status(e)).tier IS NOT NULL) FROM generate_series(1, 4) e")
+                    == "t"
             }
         }
     }
@@ -127,6 +129,24 @@ import Testing
             }
             try await cluster.servers[0].restart()
             try await cluster.whole()
+        }
+    }
+
+    @Test("a replica that has stood still is promoted without what it missed, and no reaction is lost")
+    func aSlowReplica() async throws {
+        let deployment = try await RedisSentinels.start()
+        let site = try await site(on: deployment)
+        try await work(site) {
+            let master = try deployment.master()
+            let replica = try #require(deployment.servers.first { $0 !== master })
+            replica.pause()
+            let before = site.workers.map(\.rounds)
+            try await eventually("everybody goes on") {
+                zip(site.workers, before).allSatisfy { $0.rounds > $1 + 20 }
+            }
+            master.kill()
+            replica.resume()
+            try await deployment.promoted(replica)
         }
     }
 

@@ -29,7 +29,8 @@ import Testing
         return ["--set", "redis.user=reactions", "--set", "redis.password_file=\(path)"]
     }
 
-    @Test("the documented ones are enough for reading, counting, rebuilding, reconciling and forgetting, and none is refused",
+    @Test(
+        "the documented ones are enough for reading, counting, rebuilding, reconciling and forgetting, and none is refused",
         arguments: Deployment.allCases)
     func documented(deployment: Deployment) async throws {
         let redis = try await start(deployment, try DocumentedACL.dataServers())
@@ -97,11 +98,15 @@ import Testing
             """)
         try session.execute("CALL reactions.advance('Old', force => true)")
         try session.execute("SET reactions.compare_share = 1")
-        for _ in 1...3 { #expect(try session.value("SELECT sum(flags) FROM reactions.flags_many(1, '{1,2,3}', 'Old')") == "3") }
+        for _ in 1...3 {
+            #expect(try session.value("SELECT sum(flags) FROM reactions.flags_many(1, '{1,2,3}', 'Old')") == "3")
+        }
         try session.execute("CALL reactions._digest_compared()")
 
         // Operations.
-        #expect(try session.query("SELECT \"check\" FROM reactions.doctor() WHERE \"check\" LIKE 'redis%' AND NOT ok") == [])
+        #expect(
+            try session.query("SELECT \"check\" FROM reactions.doctor() WHERE \"check\" LIKE 'redis%' AND NOT ok") == []
+        )
         let diagnosis = try await stack.reactiond("doctor", arguments)
         #expect(!diagnosis.contains("FAILED redis"))
         #expect(try HTTP.request("http://127.0.0.1:\(port)/metrics").text.contains("reactiond_"))

@@ -177,8 +177,10 @@ import Testing
     /// It would be the hash tag of every key; the extension refuses it by the same rule.
     @Test func aPrefixWithABraceIsRefusedInAClusterAlone() async throws {
         func apply(_ redis: any RedisDeployment) async throws {
-            try await RedisCache(settings: try settings(redis), systemIdentifier: 7, timeline: 1, keyPrefix: "{\(prefix)}")
-                .apply([event(1, user: 1, entity: 1)], catalog: catalog())
+            try await RedisCache(
+                settings: try settings(redis), systemIdentifier: 7, timeline: 1, keyPrefix: "{\(prefix)}"
+            )
+            .apply([event(1, user: 1, entity: 1)], catalog: catalog())
         }
         try await apply(try await RedisServer.shared.value)
         let cluster = try await RedisCluster.shared.value
@@ -190,7 +192,8 @@ import Testing
         let server = try await RedisServer.shared.value
         try server.command("SET", key(41), "not ours")
         try startMap(of: 42, on: server)
-        try await cache(server).apply([event(1, user: 41, entity: 1), event(2, user: 42, entity: 1)], catalog: catalog())
+        try await cache(server).apply(
+            [event(1, user: 41, entity: 1), event(2, user: 42, entity: 1)], catalog: catalog())
         #expect(try flags(user: 42, entity: 1, on: server) == "1")
         #expect(try server.command("GET", key(41)) == .string("not ours"))
     }
