@@ -83,7 +83,7 @@ import Testing
         let cluster = try await RedisCluster.start()
         let site = try await site(on: cluster)
         try await work(site) {
-            for round in 0..<40 {
+            for round in 0..<24 {
                 let key = site.stack.prefix + "reactions:\(1 + round * 7 % 24)"
                 let slot = try cluster.slot(of: key)
                 let source = try cluster.owner(of: key)

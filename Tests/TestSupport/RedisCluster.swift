@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 
 /// Masters of a Redis Cluster on the loopback interface, without replicas; each has a third of the slots.
@@ -137,12 +138,29 @@ public final class RedisCluster: RedisDeployment {
         guard reply == .string("OK") else { throw TestSupportError("MIGRATE: \(reply)") }
     }
 
+    /// Ends a move, and waits until the servers agree on whose word is the newest. Else what one of them has said before could count for
+    /// more than the next move, and a slot be nobody's.
     public func finishMove(of slot: Int, to target: RedisServer) throws {
         let id = try id(of: target)
         try expectOK(target, "CLUSTER", "SETSLOT", "\(slot)", "NODE", id)
         for server in servers where server !== target && server.process.isRunning {
             try expectOK(server, "CLUSTER", "SETSLOT", "\(slot)", "NODE", id)
         }
+        let start = ContinuousClock.now
+        while try !agree() {
+            guard ContinuousClock.now - start < .seconds(20) else { throw TestSupportError("the servers do not agree") }
+            usleep(2_000)
+        }
+    }
+
+    /// Whether all servers know the same epoch of each master, and no two masters have the same one.
+    private func agree() throws -> Bool {
+        let views = try servers.filter { $0.process.isRunning }.map { server in
+            let lines = try server.connect().command("CLUSTER", "NODES").string?.split(separator: "\n") ?? []
+            let fields = lines.map { $0.split(separator: " ") }.filter { $0.count > 6 && $0[2].contains("master") }
+            return Dictionary(fields.map { ($0[0], $0[6]) }, uniquingKeysWith: { $1 })
+        }
+        return views.allSatisfy { $0 == views.first && Set($0.values).count == $0.count }
     }
 
     public func move(_ slot: Int, from source: RedisServer, to target: RedisServer) throws {
