@@ -15,11 +15,9 @@ public actor EntityStore {
         self.settings = settings
     }
 
-    /// When the server started that answers now, in unix seconds, give or take one.
+    /// When the server started that answers now, of a cluster the last one, in unix seconds, give or take one.
     public func startedAt() throws(SinkError) -> Int64 {
-        try forgettingSession { session throws(SinkError) in
-            try session.numbers("SELECT toInt64(toUInt32(now())) - toInt64(uptime())", 1)[0]
-        }
+        try forgettingSession { session throws(SinkError) in try session.startedAt() }
     }
 
     /// Fails if a server answers that started at another time, so that it may have lost what was confirmed.
