@@ -1,3 +1,4 @@
+import Foundation
 import Glibc
 import Synchronization
 
@@ -88,7 +89,12 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     }
 
     private func waitUntilReady() async throws {
-        try await process.waitUntil { (try? query("SELECT 1")) != nil }
+        do {
+            try await process.waitUntil { (try? query("SELECT 1")) != nil }
+        } catch let error as TestSupportError {
+            let errors = (try? String(contentsOfFile: directory.file("error.log"), encoding: .utf8)) ?? ""
+            throw TestSupportError(error.description + errors.suffix(4_000))
+        }
     }
 
     public var process: ServerProcess { state.withLock { $0 } }
@@ -98,18 +104,11 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     public func pause() { process.signal(SIGSTOP) }
     public func resume() { process.signal(SIGCONT) }
 
-    /// Starts again on the same data and ports. While nobody listens on them, one may for a moment be the port from which somebody
-    /// connects elsewhere, so a start that fails is repeated.
+    /// Starts again on the same data and ports.
     public func restart() async throws {
         kill()
-        for attempt in 1... {
-            do {
-                let process = try Self.launch(directory)
-                state.withLock { $0 = process }
-                return try await waitUntilReady()
-            } catch {
-                guard attempt < 5 else { throw error }
-            }
-        }
+        let process = try Self.launch(directory)
+        state.withLock { $0 = process }
+        try await waitUntilReady()
     }
 }
