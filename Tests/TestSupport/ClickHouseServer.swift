@@ -1,4 +1,3 @@
-import Foundation
 import Glibc
 import Synchronization
 
@@ -85,16 +84,11 @@ public final class ClickHouseServer: ClickHouseEndpoint {
     private static func launch(_ directory: TemporaryDirectory) throws -> ServerProcess {
         try ServerProcess(
             ["/usr/sbin/clickhouse-server", "--config-file=" + directory.file("config.xml")],
-            logPath: directory.file("log"))
+            logPath: directory.file("log"), errorPath: directory.file("error.log"))
     }
 
     private func waitUntilReady() async throws {
-        do {
-            try await process.waitUntil { (try? query("SELECT 1")) != nil }
-        } catch let error as TestSupportError {
-            let errors = (try? String(contentsOfFile: directory.file("error.log"), encoding: .utf8)) ?? ""
-            throw TestSupportError(error.description + errors.suffix(4_000))
-        }
+        try await process.waitUntil { (try? query("SELECT 1")) != nil }
     }
 
     public var process: ServerProcess { state.withLock { $0 } }

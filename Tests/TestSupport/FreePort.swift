@@ -1,41 +1,40 @@
-import Foundation
 import Glibc
 import Synchronization
 
-/// A TCP port of the loopback interface that nothing listened on a moment ago, never handed out twice in one process.
-///
-/// None of those that the kernel gives to clients. Such a one is taken by anybody's connection while a server that had it restarts; and a
-/// client that connects to it meanwhile can be given the port itself, and be connected with itself.
+/// A TCP port of the loopback interface that nothing listens on. Nobody who asks here is given it as long as this process lives, and as
+/// it is below the ports from which connections go out, a server that is stopped finds it free when it starts again.
 public enum FreePort {
+    /// Below Linux's default `ip_local_port_range`.
+    private static let candidates: Range<UInt16> = 10_000..<32_768
     private static let taken = Mutex<Set<UInt16>>([])
-
-    private static let candidates: ClosedRange<UInt16> = {
-        let range = (try? String(contentsOfFile: "/proc/sys/net/ipv4/ip_local_port_range", encoding: .utf8)) ?? ""
-        let first = range.split(whereSeparator: \.isWhitespace).first.flatMap { UInt16($0) } ?? 32_768
-        // Below 10,000 are those that servers have by default.
-        return first > 12_000 ? 10_000...(first - 1) : 10_000...65_535
-    }()
 
     public static func next() throws -> UInt16 {
         for _ in 0..<1_000 {
             let port = UInt16.random(in: candidates)
-            if isFree(port), taken.withLock({ $0.insert(port).inserted }) { return port }
+            if taken.withLock({ $0.insert(port).inserted }), reserve(port), nobodyListens(on: port) { return port }
         }
         throw TestSupportError("there is no free TCP port")
     }
 
-    private static func isFree(_ port: UInt16) -> Bool {
-        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(descriptor) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = port.bigEndian
-        // On every interface: some servers listen on all of them.
-        address.sin_addr.s_addr = INADDR_ANY
-        return withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-            }
+    /// By the name of a socket that is closed when this process ends.
+    private static func reserve(_ port: UInt16) -> Bool {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        // The zero in front makes it a name of the kernel's and none of the file system's.
+        let name = "\0pg_reactions test port \(port)".utf8
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: name) }
+        let size = MemoryLayout<sa_family_t>.size + name.count
+        let isReserved = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { bind(descriptor, $0, socklen_t(size)) == 0 }
         }
+        if !isReserved { close(descriptor) }
+        return isReserved
+    }
+
+    private static func nobodyListens(on port: UInt16) -> Bool {
+        let descriptor = Socket.open()
+        defer { close(descriptor) }
+        return Socket.withLoopback(port, { bind(descriptor, $0, $1) }) == 0
     }
 }
