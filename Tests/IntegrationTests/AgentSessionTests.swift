@@ -20,7 +20,9 @@ import Testing
             most = max(most, names.count)
             return names
         }
-        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s"])
+        let agent = try site.stack.startAgent([
+            "--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s",
+        ])
         defer { agent.stop(15) }
         try await eventually("it is sealed and matched") {
             _ = try look()

@@ -146,7 +146,8 @@ import Testing
         let restored = await site.restore()
         #expect(restored.hasEndedWell, "\(restored.output)")
         // Afterwards everything may be renamed.
-        try site.session.execute("ALTER TABLE \"User\" RENAME id TO \"user id\"; DELETE FROM \"User\" WHERE \"user id\" = 9")
+        try site.session.execute(
+            "ALTER TABLE \"User\" RENAME id TO \"user id\"; DELETE FROM \"User\" WHERE \"user id\" = 9")
         #expect(try site.session.value("SELECT count(*) FROM \"ImageReaction\" WHERE \"userId\" = 9") == "0")
         #expect(
             try site.session.value("SELECT count(*) FROM reactions._outbox WHERE scope = 'u' AND user_id = 9") == "1")

@@ -9,9 +9,10 @@ import Testing
     func lostDeletes() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
         let port = try FreePort.next()
-        let agent = try site.stack.startAgent([
-            "--set", "match.watch_interval=100ms", "--set", "agent.http_port=\(port)",
-        ] + Self.patient)
+        let agent = try site.stack.startAgent(
+            [
+                "--set", "match.watch_interval=100ms", "--set", "agent.http_port=\(port)",
+            ] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         // The first full match comes by itself.
@@ -138,9 +139,10 @@ import Testing
     @Test("rows that capture did not see are found among the recent ones, without its triggers")
     func recent() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 20_000)
-        let agent = try site.stack.startAgent([
-            "--set", "match.recent_interval=1s", "--set", "match.watch_interval=1h",
-        ] + Self.patient)
+        let agent = try site.stack.startAgent(
+            [
+                "--set", "match.recent_interval=1s", "--set", "match.watch_interval=1h",
+            ] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         func runs() throws -> Int {

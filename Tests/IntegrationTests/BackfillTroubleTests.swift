@@ -58,7 +58,9 @@ import Testing
         #expect(try session.value("SELECT error FROM reactions.backfill") == nil)
     }
 
-    @Test("a column that is gone is told to the operator; writers are refused, and the table is read when the column is back")
+    @Test(
+        "a column that is gone is told to the operator; writers are refused, and the table is read when the column is back"
+    )
     func goneColumn() async throws {
         let stack = try await Stack.make()
         let session = try stack.connect()
@@ -74,7 +76,9 @@ import Testing
         try await eventually { try session.value("SELECT error FROM reactions.backfill") != nil }
         #expect(try session.value("SELECT state FROM reactions.backfill") == "reading")
         #expect(try session.value("SELECT ok FROM reactions.doctor() WHERE \"check\" = 'table_Image'") == "f")
-        let refused = #expect(throws: PostgresError.self) { try session.execute("INSERT INTO r VALUES (101, 101, 'Cry')") }
+        let refused = #expect(throws: PostgresError.self) {
+            try session.execute("INSERT INTO r VALUES (101, 101, 'Cry')")
+        }
         #expect(refused?.sqlstate == "42703")
         try session.execute("ALTER TABLE r RENAME kind TO k; INSERT INTO r VALUES (101, 101, 'Cry')")
         try await eventually { try session.value("SELECT state FROM reactions.backfill") == "sealed" }

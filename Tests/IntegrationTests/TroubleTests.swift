@@ -61,10 +61,10 @@ import Testing
         #expect(sqlstate(session, "SELECT reactions.flags(1, 10)") == "08006")
 
         // The callback's own limit is 20 ms. The outbox knows the state before, so only the apply meets Redis.
-        var flags = 1
+        var change = "react"
         func commit(_ writer: PostgresConnection) throws -> Double {
-            flags = 1 - flags
-            try writer.execute("BEGIN; SELECT reactions.set_flags(1, 10, \(flags))")
+            change = change == "react" ? "unreact" : "react"
+            try writer.execute("BEGIN; SELECT reactions.\(change)(1, 10, 'Like')")
             return try milliseconds { try writer.execute("COMMIT") }
         }
         let isSoonWithConnection = try await isDone(within: 100, "a commit on an open connection") {

@@ -117,7 +117,8 @@ public struct Stack: Sendable {
         _ command: String, _ arguments: [String], under wrapper: [String] = []
     ) async throws -> String {
         try await run(
-            wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + Self.patience(command) + arguments)
+            wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + Self.patience(command)
+                + arguments)
     }
 
     /// An agent that takes over waits for the deadline of the one that was killed, so it is short. A command has time.
