@@ -173,7 +173,7 @@ import Testing
         let clickHouse = try await ClickHouseServer.shared.value
         let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
         try stack.set("redis_url", "redis://127.0.0.1:\(clickHouse.httpPort)/0")
-        try stack.set("redis_timeout", "500ms")
+        for name in ["redis_connect_timeout", "redis_timeout"] { try stack.set(name, "500ms") }
         var session = try stack.connect()
         try session.execute("SELECT reactions.add_entity_type('Image')")
         #expect(sqlstate(session, "SELECT reactions.flags(1, 10)").hasPrefix("08"))
