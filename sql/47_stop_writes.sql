@@ -297,14 +297,6 @@ BEGIN
         PERFORM reactions._refuse(format('the table of entity type "%s" is not brought over yet', of_type),
             'Its rows would be read as none. reactions.backfill shows how far it is; this cannot be forced.');
     END IF;
-    IF EXISTS (
-        SELECT FROM reactions._outbox o
-        WHERE o.type_id = found.type_id AND o.user_id = 0 AND o.entity_id = 0 AND o.scope = 't'
-            AND NOT EXISTS (SELECT FROM reactions._mirror m WHERE o.version <= m.floor)
-    ) THEN
-        PERFORM reactions._refuse(format('a TRUNCATE of the table of entity type "%s" is still on its way to ClickHouse', of_type),
-            'What it has emptied would be read as it was before. Try again when reactions.mirror_status shows a floor above it.');
-    END IF;
     IF EXISTS (SELECT FROM reactions._missing_triggers(found.type_id)) THEN
         PERFORM reactions._refuse(format('entity type "%s" is not prepared for phase stop_writes', of_type),
             format('SELECT reactions.prepare_stop_writes(%L).', of_type));
