@@ -181,6 +181,8 @@ extension Boundary {
         @Test func aReplicaThatTakesOverIsFoundAndStartsCold() async throws {
             let cluster = try await RedisCluster.start(nodeTimeout: .seconds(2))
             let caller = caller(cluster)
+            caller.settings.connectTimeout = 2_000
+            caller.settings.timeout = 2_000
             caller.truth.table = [7: 1]
             _ = try caller.read([7])
             let master = try cluster.owner(of: key(1, caller))

@@ -70,6 +70,7 @@ import Testing
         let isSoonWithConnection = try await isDone(within: 100, "a commit on an open connection") {
             redis.resume()
             let writer = try stack.connect()
+            try writer.execute("SET reactions.redis_timeout = '1s'")
             #expect(try writer.value("SELECT reactions.flags(1, 10)") != nil)
             redis.pause()
             return try commit(writer)
