@@ -30,11 +30,12 @@ struct ReconcileService: Service {
                 while metrics.role != .leading { try await Task.sleep(for: Self.pause) }
                 do {
                     try await source.open()
-                    metrics.update { [report = try await source.report()] in $0.reconciliation = report }
                     while metrics.role == .leading {
                         if let interval = settings.interval, try await source.isDue(every: interval) {
                             try await reconcile(source)
                         }
+                        // Of whomever's run: the command's may have been the last.
+                        metrics.update { [report = try await source.report()] in $0.reconciliation = report }
                         backoff.succeeded()
                         try await Task.sleep(for: min(Self.pause, settings.interval ?? Self.pause))
                     }
@@ -63,8 +64,6 @@ struct ReconcileService: Service {
                     "run": "\(outcome.run)", "keys": "\(tally.scanned)", "verified": "\(tally.verified)",
                     "found": "\(tally.found)", "repaired": "\(tally.repaired)", "kept": "\(tally.kept)",
                 ])
-            let report = try await source.report()
-            metrics.update { $0.reconciliation = report }
         } catch let error as CancellationError {
             throw error
         } catch {
