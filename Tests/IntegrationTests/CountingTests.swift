@@ -218,6 +218,31 @@ import Testing
         }
     }
 
+    @Test("a sample is full though the newest events are one user's")
+    func sampleBehindOneUser() async throws {
+        let site = try await CountingSite.make()
+        let session = site.session
+        try session.execute("UPDATE reactions.entity_type SET viral_threshold = 1200, regular_threshold = 1000")
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try session.execute("SET reactions.max_keys_per_transaction = 10000")
+        try session.execute("SELECT reactions.react(u, 5, 'Like') FROM generate_series(1, 1500) u")
+        for _ in 1...3 {
+            try session.execute(
+                """
+                SELECT CASE WHEN n % 2 = 1 THEN reactions.react(2000, 5, 'Cry') ELSE reactions.unreact(2000, 5, 'Cry') END
+                FROM generate_series(1, 1000) n
+                """)
+        }
+        try await site.stack.drained(session)
+        try await eventually("the post is in Redis") {
+            #expect(try session.value("SELECT reactions.total(5)") == "1500")
+            return try session.value("SELECT tier FROM reactions.entity_status(5)") == "viral"
+        }
+        let redis = try site.stack.redis.connect()
+        #expect(try redis.command("STRLEN", site.key(5, "sample")) == .integer(29 + 1_000 * 20))
+    }
+
     @Test("the rate of its reactions makes a post viral early")
     func foretold() async throws {
         let site = try await CountingSite.make()
