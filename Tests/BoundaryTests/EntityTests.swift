@@ -46,7 +46,7 @@ extension Boundary {
 
         @Test func othersWaitForTheAgentToInstallIt() async throws {
             let (caller, installer) = try await make()
-            caller.settings.fillWait = 5_000
+            caller.settings.fillWait = 60_000
             _ = try caller.counts([1], table: { _ in [0, 0, 0, 0] })
             var waits = 0
             caller.whileWaiting = {
