@@ -30,6 +30,8 @@ final class ReactorsExchange: EntityExchange {
     private let seen: CountedChunk
     private var readsWholeList: Bool
     private var isKnown = false
+    private var tier: EntityTier?
+    private var isAnswered = false
     private(set) var reactors: [Reactor] = []
 
     private var question = Question.window
@@ -80,6 +82,7 @@ final class ReactorsExchange: EntityExchange {
     override func takeReplies() throws(Failure) -> Finding {
         let (markers, lists) = try replies()
         isKnown = false
+        tier = markers.last?.tier
         guard markers.count == 2, let first = markers.first, let last = markers.last, first.nonce == last.nonce else {
             return .some(.gaps)
         }
@@ -101,7 +104,7 @@ final class ReactorsExchange: EntityExchange {
             reactors = page.reactors
             counted = last.counted
             if page.end == .floor { return .some(.rest) }
-            session.tally.counters.hits &+= 1
+            isAnswered = true
             return .some(.everything)
         }
         return .some(.gaps)
@@ -129,6 +132,10 @@ final class ReactorsExchange: EntityExchange {
             position = replies.position(after: position)
         }
         return (markers, lists)
+    }
+
+    override func countLook(in counters: inout rx_counters) {
+        counters.countEntity(tier, isHit: isAnswered)
     }
 
     override var missed: [Int64] { [entityID] }

@@ -68,6 +68,11 @@ struct Reconciliation {
     mutating func run(progress: Progress) async throws {
         tally.expected = try await scan.begin()
         let owners = await scan.owners(of: place)
+        for type in place.types where isWanted(type.typeID) {
+            for shard in 0..<max(type.shardCount, 1) {
+                tally.shards[.init(entityType: type.name, shard: shard)] = ShardUse()
+            }
+        }
         let pace = Pace(keysPerSecond: settings.keysPerSecond)
         var isEnd = false
         while !isEnd {
@@ -86,16 +91,28 @@ struct Reconciliation {
     private mutating func look(at keys: [[UInt8]], _ owners: KeyOwners) async throws {
         var entities: [EntityAddress] = []
         var parts: Set<EntityAddress> = []
+        var measured: [(key: [UInt8], shard: ShardUse.Key, isEntity: Bool)] = []
         for key in keys {
             switch owners.owner(of: key) {
             case .entity(let typeID, let id, let part):
                 guard isWanted(typeID) else { continue }
                 let entity = EntityAddress(typeID: typeID, id: id)
+                measured.append((key, shard(typeID, id), true))
                 if part == .counts { entities.append(entity) } else { parts.insert(entity) }
-            case .userMap(let typeID): if isWanted(typeID) { tally.count("user_map", of: name(typeID)) }
+            case .userMap(let typeID, let id):
+                guard isWanted(typeID) else { continue }
+                tally.count("user_map", of: name(typeID))
+                measured.append((key, shard(typeID, id), false))
             case .ours(let typeID): if isWanted(typeID) { tally.count("other", of: name(typeID)) }
             case .orphan: try await found(orphan: key)
             case .unknown: tally.count("unknown", of: "")
+            }
+        }
+        for (key, bytes) in zip(measured, try await scan.memory(of: measured.map(\.key))) {
+            if key.isEntity {
+                tally.shards[key.shard]?.addEntityKey(bytes: bytes)
+            } else {
+                tally.shards[key.shard]?.addUserMap(bytes: bytes)
             }
         }
         // Those that have counts are looked at where SCAN meets these.
@@ -110,7 +127,7 @@ struct Reconciliation {
         for verdict in first where verdict.state != .absent {
             switch verdict.state {
             case .kept(let tier):
-                tally.count(tier == .regular ? "regular" : "viral", of: name(verdict.entity.typeID))
+                count(tier, verdict.entity)
                 if isPopular(verdict.look) { lasting.append((verdict.entity, verdict.look)) }
             case .stale:
                 tally.count("stale", of: name(verdict.entity.typeID))
@@ -125,7 +142,7 @@ struct Reconciliation {
         for verdict in try await judge(suspects, isFirst: false) {
             switch verdict.state {
             case .faulty(let fault, let detail): try await found(fault, detail, verdict)
-            case .kept(let tier): tally.count(tier == .regular ? "regular" : "viral", of: name(verdict.entity.typeID))
+            case .kept(let tier): count(tier, verdict.entity)
             case .stale: tally.count("stale", of: name(verdict.entity.typeID))
             case .absent: break
             }
@@ -232,6 +249,17 @@ struct Reconciliation {
     }
 
     private func isWanted(_ typeID: Int16) -> Bool { options.entityTypes.contains(name(typeID)) }
+
+    private mutating func count(_ tier: EntityTier, _ entity: EntityAddress) {
+        tally.count(tier == .regular ? "regular" : "viral", of: name(entity.typeID))
+        tally.shards[shard(entity.typeID, entity.id)]?.addEntity(tier)
+    }
+
+    private func shard(_ typeID: Int16, _ id: Int64) -> ShardUse.Key {
+        let type = place.types.first { $0.typeID == typeID }
+        return ShardUse.Key(
+            entityType: type?.name ?? "", shard: KeyTemplate.shard(of: id, count: type?.shardCount ?? 1))
+    }
 
     private func name(_ typeID: Int16) -> String {
         place.types.first { $0.typeID == typeID }?.name ?? ""
