@@ -1,9 +1,9 @@
 import Foundation
 import Pipeline
-import PostgresSource
 import TestSupport
 import Testing
 
+@testable import PostgresSource
 @testable import ReactionAgent
 
 /// Metrics, alerts and documents name the same things.
