@@ -72,24 +72,32 @@ extension PostgresSource {
     }
 
     /// Drops finished batches after the retention, empties outbox tables and moves on to the next one; once per interval.
-    public func maintain() throws(PostgresError) {
+    ///
+    /// - Parameter unverified: for how long it is not known whether the sink still has what it has confirmed. The retention is from
+    ///   before: a server that is away may come back without what it had not written to its disk. Nil: it was not known yet.
+    public func maintain(unverified: Duration?) throws(PostgresError) {
         if let lastMaintenance, .now - lastMaintenance < limits.maintenanceInterval { return }
         lastMaintenance = .now
-        try dropOldBatches()
+        let end = unverified.map {
+            "clock_timestamp() - interval '\((limits.retention + $0).components.seconds) seconds'"
+        }
+        if let end { try dropBatches(finishedBefore: end) }
         try foldSkipped()
         let session = try session
         let mirror = try session.query("SELECT current_outbox FROM reactions._mirror")
         let current = try mirror.required(0, 0, as: Int.self)
-        for table in 0..<3 where table != current { try truncate(table) }
+        if let end {
+            for table in 0..<3 where table != current { try truncate(table, finishedBefore: end) }
+        }
         try rotate(from: current)
     }
 
     /// Keeps the newest row that is older than the retention: it is where the first kept batch starts.
-    private func dropOldBatches() throws(PostgresError) {
+    private func dropBatches(finishedBefore end: String) throws(PostgresError) {
         _ = try session.query(
             """
             DELETE FROM reactions._batch
-            WHERE batch < (SELECT max(batch) FROM reactions._batch WHERE finished_at <= \(retentionEnd))
+            WHERE batch < (SELECT max(batch) FROM reactions._batch WHERE finished_at <= \(end))
             """)
     }
 
@@ -133,13 +141,13 @@ extension PostgresSource {
     /// The rows are checked in a snapshot first, without a lock: by index whether a kept batch has one, then, reading the table,
     /// that all are at or below the floor. Under the lock only what that snapshot could not see, which two index look-ups tell.
     /// NOWAIT: a waiting ACCESS EXCLUSIVE request would make every reader behind it wait.
-    func truncate(_ table: Int) throws(PostgresError) {
+    private func truncate(_ table: Int, finishedBefore end: String) throws(PostgresError) {
         let session = try session
         let name = "reactions._outbox_\(table)"
         guard
             let finished = try session.query(
                 """
-                SELECT snapshot FROM reactions._batch WHERE finished_at <= \(retentionEnd) ORDER BY batch DESC LIMIT 1
+                SELECT snapshot FROM reactions._batch WHERE finished_at <= \(end) ORDER BY batch DESC LIMIT 1
                 """
             ).text(0, 0), let finished = Snapshot(finished)
         else { return }
@@ -161,9 +169,5 @@ extension PostgresSource {
         } catch  where error.sqlState == "55P03" {
             // Somebody is reading or writing: next time.
         }
-    }
-
-    private var retentionEnd: String {
-        "clock_timestamp() - interval '\(limits.retention.components.seconds) seconds'"
     }
 }

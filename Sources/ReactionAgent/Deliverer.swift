@@ -53,6 +53,8 @@ actor Deliverer {
     private var identifying: Task<Void, any Error>?
     private var sentChunks: [(batch: BatchNumber, count: Int64, sent: SentChunk)] = []
     private var identifiedAt: ContinuousClock.Instant?
+    /// When it was last known that the server has all that was confirmed.
+    private var verifiedAt: ContinuousClock.Instant?
 
     init(
         source: PostgresSource, sink: any Sink, reader: ChunkReader, metrics: Metrics, logger: Logger,
@@ -78,7 +80,7 @@ actor Deliverer {
             progress.flatMap { $0.batch == batch.number && $0.server == server ? $0 : nil }
             ?? Progress(batch: batch.number, server: server)
         defer { self.progress = progress }
-        if let inherited, batch.number <= inherited { try await waitOutFormerLeader() }
+        if let inherited, batch.number <= inherited, batch.events > 0 { try await waitOutFormerLeader() }
         while progress.tally.events < batch.events {
             try Task.checkCancellation()
             let events = try await reader.events(
@@ -126,6 +128,17 @@ actor Deliverer {
             throw SinkError(disposition: .retry, message: "it is not known yet which ClickHouse there is")
         }
         return identity.startedAt
+    }
+
+    /// For how long it is not known whether the server has all that was confirmed; nil if it was not known in this term.
+    var unverified: Duration? { verifiedAt.map { .now - $0 } }
+
+    /// Until it is cancelled. A restart is to be seen while what was confirmed before is kept, even if nothing is delivered.
+    func watch() async throws {
+        while true {
+            if !isDelivering { try? await identify() }
+            try await Task.sleep(for: Self.identityInterval)
+        }
     }
 
     /// Returns when no attempt at the batch, answered or not, can add rows any more. Other batches are sent meanwhile.
@@ -266,6 +279,7 @@ actor Deliverer {
     }
 
     private func lookWhoItIs() async throws {
+        let askedAt = ContinuousClock.now
         let found = try await sink.connect()
         if found.startedAt != identity?.startedAt {
             let confirmed = (found.startedAt + Self.clockSkew) * 1_000_000
@@ -285,6 +299,7 @@ actor Deliverer {
         }
         identity = found
         identifiedAt = .now
+        verifiedAt = askedAt
     }
 
     private func verify(_ batch: Batch) async throws {

@@ -132,6 +132,10 @@ public struct MirrorService: Service {
                 try await gracefulShutdown()
                 return { $0.shutdownRequested(now: $1) }
             }
+            group.addTask {
+                try await effects.deliverer.watch()
+                return { _, _ in [] }
+            }
             var actions = mirror.timePassed(now: .zero)
             while true {
                 for action in actions {
@@ -209,7 +213,7 @@ struct Effects: Sendable {
     }
 
     private func look() async throws -> Outcome {
-        try await source.maintain()
+        try await source.maintain(unverified: await deliverer.unverified)
         let look = try await source.look()
         if let batch = look.batch {
             metrics.update { $0.formedBatches += 1 }

@@ -11,6 +11,7 @@ public final class MemorySink: Sink {
         var firsts = 0
         var connects = 0
         var startedAt: Int64 = 0
+        var isAway = false
         var failures: [SinkError] = []
         var refused: Set<Version> = []
         var unanswered: Version?
@@ -34,6 +35,9 @@ public final class MemorySink: Sink {
     /// Inserts that nobody had tried before.
     public var firsts: Int { state.withLock { $0.firsts } }
     public var connects: Int { state.withLock { $0.connects } }
+
+    /// Whether nobody knows who it is.
+    public func setAway(_ isAway: Bool) { state.withLock { $0.isAway = isAway } }
 
     /// The next requests fail in this way, one each.
     public func fail(_ errors: [SinkError]) { state.withLock { $0.failures += errors } }
@@ -70,10 +74,12 @@ public final class MemorySink: Sink {
     }
 
     public func connect() async throws(SinkError) -> SinkIdentity {
-        state.withLock { state in
+        let (isAway, startedAt) = state.withLock { state in
             state.connects += 1
-            return SinkIdentity(version: "memory", startedAt: state.startedAt)
+            return (state.isAway, state.startedAt)
         }
+        guard !isAway else { throw SinkError(disposition: .retry, message: "away") }
+        return SinkIdentity(version: "memory", startedAt: startedAt)
     }
 
     public func insert(

@@ -94,17 +94,19 @@ import Testing
         try site.attach()
         try await site.backfilledByAgent()
         for (round, statement) in Self.sealing.enumerated() {
-            for fault in [FaultProxy.Fault.hang, .holdAnswer] {
-                // Rows vanish without a word, and what is left is read anew under new versions: clears and seals make up for it.
-                try site.unseen("DELETE FROM \"ImageReaction\" WHERE id % 101 = \(round)")
+            for (turn, fault) in [FaultProxy.Fault.hang, .holdAnswer].enumerated() {
+                // Rows vanish without a word, others each time, and what is left is read anew under new versions: clears and seals
+                // make up for it.
+                try site.unseen("DELETE FROM \"ImageReaction\" WHERE id % 101 = \(2 * round + turn)")
                 try site.session.execute("SELECT reactions.restart_backfill('Image')")
                 let faults = proxy.faults
                 proxy.breakNext(containing: statement, fault)
                 let agent = try site.stack.startAgent([
                     "--set", "clickhouse.url=http://127.0.0.1:\(proxy.port)", "--set", "clickhouse.timeout=60s",
                 ])
+                defer { agent.stop(9) }
                 for seed in 0..<5 { try site.write(seed: round * 5 + seed) }
-                try await eventually(within: .seconds(60), "it seals: \(statement)") { proxy.faults > faults }
+                try await eventually(within: .seconds(120), "it seals: \(statement)") { proxy.faults > faults }
                 agent.stop(9)
                 if case .holdAnswer = fault { proxy.release() }
                 #expect(try site.session.value("SELECT state FROM reactions.backfill") == "sealing")

@@ -25,20 +25,20 @@ import Testing
         try writer.writeEvent(user: 1, entity: 1, set: 1)
         try slow.execute("BEGIN")
         let late = try slow.writeEvent(user: 2, entity: 2, set: 1)
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value("SELECT current_outbox FROM reactions._mirror") == "1")
 
         _ = try await source.deliverNext()
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value(rows) == "1")
         try slow.execute("COMMIT")
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value(rows) == "2")
 
         #expect(try await source.deliverNext() == [late])
         try await eventually {
             _ = try await source.deliverNext()
-            try await source.maintain()
+            try await source.maintain(unverified: .zero)
             return try writer.value(rows) == "0"
         }
         #expect(try await source.floor() >= late)
@@ -49,18 +49,18 @@ import Testing
         let (source, _) = try await database.leader(Self.eager)
         let writer = try database.connect()
         try writer.writeEvent(user: 1, entity: 1, set: 1)
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         let reader = try database.connect()
         try reader.execute("BEGIN; LOCK TABLE reactions._outbox_0 IN ACCESS SHARE MODE")
         try await eventually {
             _ = try await source.deliverNext()
             return try await source.floor() > 0
         }
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value("SELECT count(*) FROM reactions._outbox_0") == "1")
         try reader.execute("COMMIT")
         try await eventually {
-            try await source.maintain()
+            try await source.maintain(unverified: .zero)
             return try writer.value("SELECT count(*) FROM reactions._outbox_0") == "0"
         }
     }
@@ -78,12 +78,12 @@ import Testing
         }
         try writer.execute(
             "UPDATE reactions._batch SET finished_at = now() - interval '1 hour' WHERE batch & 1048575 <= 2")
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value("SELECT min(batch & 1048575) FROM reactions._batch") == "2")
         let kept = try await source.batches(confirmedBefore: Int64.max / 2)
         #expect(try await source.allEvents(of: try #require(kept.last)).map(\.version.rawValue) == batches[2])
         try writer.execute("UPDATE reactions._batch SET finished_at = now() - interval '1 hour'")
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         #expect(try writer.value("SELECT count(*) FROM reactions._batch") == "1")
     }
 
@@ -98,7 +98,7 @@ import Testing
             INSERT INTO reactions._skipped SELECT n, 1, 'Dislike', n, now() FROM generate_series(1, 20) n;
             INSERT INTO reactions._skipped SELECT 100 + n, 2, 'Dislike', n, now() FROM generate_series(1, 5) n;
             """)
-        try await source.maintain()
+        try await source.maintain(unverified: .zero)
         let rows = try setUp.query("SELECT type_id, count(*), sum(rows) FROM reactions._skipped GROUP BY 1 ORDER BY 1")
         #expect(rows == [["1", "1", "210"], ["2", "5", "15"]])
     }

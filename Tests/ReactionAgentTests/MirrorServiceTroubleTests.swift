@@ -109,6 +109,33 @@ import Testing
         }
     }
 
+    @Test func whatAClickHouseLostThatWasAwayForLongerThanTheRetentionIsSentAgainThoughNothingIsWritten() async throws {
+        let database = try await OutboxDatabase.make()
+        let writer = try database.connect()
+        let sink = MemorySink()
+        var limits = PostgresSource.BatchLimits()
+        limits.retention = .seconds(1)
+        limits.maintenanceInterval = .zero
+        limits.rotateBytes = 1
+        try await withMirror(of: database, sink: sink, limits: limits, idle: .seconds(60)) { _ in
+            var written: [Int64] = []
+            let finished = "SELECT count(*) FROM reactions._batch WHERE events > 0 AND finished_at"
+            for user in 1...2 {
+                written.append(try writer.writeEvent(user: Int64(user), entity: 1, set: 1))
+                try await eventually { try writer.value("\(finished) IS NOT NULL") == "\(user)" }
+            }
+            sink.setAway(true)
+            try await eventually {
+                try writer.value("\(finished) > clock_timestamp() - interval '3 s'") == "0"
+            }
+            sink.restart(losing: [written[0]], at: Int64(time(nil)))
+            sink.setAway(false)
+            try await eventually(within: .seconds(60)) { sink.versions.sorted() == written }
+            // What is known to be there is dropped; the newest one says where the next begins.
+            try await eventually(within: .seconds(60)) { try writer.value("\(finished) IS NOT NULL") == "1" }
+        }
+    }
+
     @Test func whatARestartedClickHouseLostWhileRedisWasAwayIsSentAgain() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()

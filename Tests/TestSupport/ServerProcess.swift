@@ -7,24 +7,27 @@ public final class ServerProcess: Sendable {
     public let pid: pid_t
     /// What ends it at once and leaves no shared memory behind: SIGQUIT for PostgreSQL, SIGKILL for the others.
     let orphanSignal: Int32
-    private let logPath: String
+    private let logPaths: [String]
     private let hasEnded = Mutex(false)
 
     /// - Parameters:
     ///   - user: whom to run it as; ignored unless the test process runs as root.
     ///   - logPath: where its standard output and error go.
+    ///   - errorPath: where the server itself writes its errors.
     public init(
         _ command: [String], environment: [String] = [], user: String? = nil, logPath: String,
-        orphanSignal: Int32 = SIGKILL
+        errorPath: String? = nil, orphanSignal: Int32 = SIGKILL
     ) throws {
         self.pid = try Launcher.shared.launch(
             command, environment: environment, user: user, deathSignal: orphanSignal, logPath: logPath)
-        self.logPath = logPath
+        self.logPaths = [logPath, errorPath].compactMap { $0 }
         self.orphanSignal = orphanSignal
         ExitHooks.shared.add(process: self)
     }
 
-    public var log: String { (try? String(contentsOfFile: logPath, encoding: .utf8)) ?? "" }
+    public var log: String {
+        logPaths.compactMap { try? String(contentsOfFile: $0, encoding: .utf8) }.joined(separator: "\n")
+    }
 
     public var isRunning: Bool {
         hasEnded.withLock { hasEnded in

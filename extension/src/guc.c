@@ -90,7 +90,7 @@ guc_init(void)
 					"set it with ALTER DATABASE, never per session.");
 	define_endpoint("reactions.clickhouse_url", &clickhouse_url, "",
 					"Where ClickHouse's HTTP interface is.",
-					"http://host:8123. Asked when Redis misses and the entity type has no table.");
+					"http://host:8123. Asked when Redis misses and no table answers for the entity type, and for what Redis never has.");
 	define_endpoint("reactions.clickhouse_database", &clickhouse_database, "reactions",
 					"Database of the mirror's tables in ClickHouse.", NULL);
 	define_endpoint("reactions.clickhouse_user", &clickhouse_user, "",
