@@ -74,19 +74,20 @@ public struct EntityState: Equatable, Sendable {
         let toAsk = Set(doubtful.prefix(Self.sampleSize).map(\.userID))
         let raisedFloor = doubtful.count > Self.sampleSize ? doubtful[Self.sampleSize - 1] : floor
 
-        let positions = Dictionary(
-            uniqueKeysWithValues: change.users.enumerated().map { ($1.position.userID, $0) })
-        var listed: [Int: Reactor] = [:]
-        var kept: [Reactor] = []
-        kept.reserveCapacity(reactors.count + change.users.count)
-        for reactor in reactors {
-            if let index = positions[reactor.position.userID] { listed[index] = reactor } else { kept.append(reactor) }
-        }
-        var changed: [Reactor] = []
+        if floor == nil { users = Int64(reactors.count) }
+        let (kept, listed) = split(by: change.users)
+        var next = listed.startIndex
+        // With one more than a sample it shows that the list is cut.
+        var changed = Newest(limit: tier == .viral ? Self.sampleSize + 1 : .max)
         for (index, user) in change.users.enumerated() {
             let userID = user.position.userID
+            var reactor: Reactor?
+            if next < listed.endIndex, listed[next].index == index {
+                reactor = listed[next].reactor
+                next += 1
+            }
             let before: Int32? =
-                if let reactor = listed[index] {
+                if let reactor {
                     reactor.flags
                 } else if floor == nil {
                     0
@@ -105,19 +106,34 @@ public struct EntityState: Equatable, Sendable {
             let after = before & ~user.touched | user.after
             if let users { self.users = users + (after != 0 ? 1 : 0) - (before != 0 ? 1 : 0) }
             guard after != 0 else { continue }
-            changed.append(
-                Reactor(position: max(listed[index]?.position ?? user.position, user.position), flags: after))
+            changed.add(Reactor(position: max(reactor?.position ?? user.position, user.position), flags: after))
         }
-        changed.sort { $0.position > $1.position }
-        reactors = Self.merged(kept, changed)
+        reactors = Self.merged(kept, changed.sorted())
         if let raisedFloor {
             floor = raisedFloor
             reactors.removeAll { $0.position < raisedFloor }
-        } else {
-            users = Int64(reactors.count)
         }
         if let users, users < 0 { throw Fault() }
         trim()
+    }
+
+    /// Those whom a change does not touch, in order; and those whom it does, ascending by their index in the change.
+    ///
+    /// - Parameter users: ascending.
+    private func split(by users: [UserChange]) -> (kept: [Reactor], listed: [(index: Int, reactor: Reactor)]) {
+        var kept: [Reactor] = []
+        kept.reserveCapacity(reactors.count)
+        var listed: [(index: Int, reactor: Reactor)] = []
+        for reactor in reactors {
+            let index = users.firstIndex(from: reactor.position.userID)
+            if index < users.endIndex, users[index].position.userID == reactor.position.userID {
+                listed.append((index, reactor))
+            } else {
+                kept.append(reactor)
+            }
+        }
+        listed.sort { $0.index < $1.index }
+        return (kept, listed)
     }
 
     /// Only the newest are kept from now on.
@@ -146,5 +162,49 @@ public struct EntityState: Equatable, Sendable {
         }
         merged += right[next...]
         return merged
+    }
+}
+
+extension [UserChange] {
+    /// Of users in ascending order, the first one at or above the user.
+    fileprivate func firstIndex(from userID: Int64) -> Int {
+        var low = startIndex
+        var high = endIndex
+        while low < high {
+            let middle = low + (high - low) / 2
+            if self[middle].position.userID < userID { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
+}
+
+/// The newest of the reactors that are added: of a chunk with a hundred thousand of one entity few can get into its sample.
+private struct Newest {
+    let limit: Int
+    private var reactors: [Reactor] = []
+    /// As many as the limit are newer.
+    private var bound: ReactionPosition?
+
+    init(limit: Int) {
+        self.limit = limit
+    }
+
+    mutating func add(_ reactor: Reactor) {
+        if let bound, reactor.position < bound { return }
+        reactors.append(reactor)
+        if reactors.count / 4 >= limit { cut() }
+    }
+
+    private mutating func cut() {
+        reactors.sort { $0.position > $1.position }
+        guard reactors.count > limit else { return }
+        reactors.removeLast(reactors.count - limit)
+        bound = reactors.last?.position
+    }
+
+    /// Descending by position.
+    mutating func sorted() -> [Reactor] {
+        cut()
+        return reactors
     }
 }

@@ -2,8 +2,8 @@ internal import Pipeline
 internal import PostgresSource
 public import ReactionModel
 
-/// Reads chunks for both lanes, each once as long as the lanes follow each other closely, and the next one ahead: while a chunk is being
-/// inserted PostgreSQL sorts and sends what follows it.
+/// Reads chunks for the lanes, each once as long as they follow each other closely, and the next one ahead: while a chunk is being
+/// inserted, or counted, PostgreSQL sorts and sends what follows it.
 actor ChunkReader {
     private struct Kept {
         var batch: BatchNumber
@@ -11,12 +11,14 @@ actor ChunkReader {
         var events: Task<[Event], any Error>
     }
 
-    /// The chunk in use and the one after it, for each lane.
-    private static let capacity = 4
+    /// The chunk in use and the one after it, for each of three lanes.
+    private static let capacity = 6
     private let reader: BatchReader
     private var kept: [Kept] = []
-    /// Formed, and not read to their ends.
-    private var upcoming: [Batch] = []
+    /// Formed and not finished, in order.
+    private var announced: [Batch] = []
+    /// The last batch that somebody has read to its end.
+    private var readThrough = BatchNumber(rawValue: 0)
 
     init(reader: BatchReader) {
         self.reader = reader
@@ -25,8 +27,9 @@ actor ChunkReader {
     /// Batches will be asked for in this order.
     func announce(_ batch: Batch) {
         guard batch.events > 0 else { return }
-        upcoming.append(batch)
-        if upcoming.count == 1 { _ = chunk(of: batch, after: .zero) }
+        let isNext = announced.last.map { $0.number <= readThrough } ?? true
+        announced.append(batch)
+        if isNext { _ = chunk(of: batch, after: .zero) }
     }
 
     /// The next events of the batch behind `version`, of which `count` events precede them; none at its end.
@@ -36,8 +39,8 @@ actor ChunkReader {
         if count + Int64(events.count) < batch.events {
             _ = chunk(of: batch, after: last.version)
         } else {
-            upcoming.removeAll { $0.number <= batch.number }
-            if let next = upcoming.first { _ = chunk(of: next, after: .zero) }
+            readThrough = max(readThrough, batch.number)
+            if let next = announced.first(where: { $0.number > batch.number }) { _ = chunk(of: next, after: .zero) }
         }
         return events
     }
@@ -46,6 +49,12 @@ actor ChunkReader {
     func release(_ batch: BatchNumber) async {
         kept.removeAll { $0.batch == batch }
         await reader.release(batch)
+    }
+
+    /// Nobody reads the batch any more.
+    func forget(_ batch: BatchNumber) {
+        announced.removeAll { $0.number <= batch }
+        kept.removeAll { $0.batch <= batch }
     }
 
     private func chunk(of batch: Batch, after version: Version) -> Task<[Event], any Error> {

@@ -114,7 +114,9 @@ actor Deliverer {
         let events = try await reader.events(of: batch, after: version, count: count)
         guard let last = events.last else { throw OutboxDamage(batch: batch.number) }
         let parked = try await parkedVersions(among: events, of: batch)
-        let left = events.enumerated().filter { !parked.positions.contains($0.offset) }.map(\.element)
+        let left =
+            parked.positions.isEmpty
+            ? events : events.enumerated().filter { !parked.positions.contains($0.offset) }.map(\.element)
         let chunk = try await chunk(
             left, at: Int32(truncatingIfNeeded: count), of: batch, without: parked.unknown)
         return SentChunk(events: chunk?.events ?? [], last: last.version, count: Int64(events.count))

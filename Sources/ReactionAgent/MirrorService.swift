@@ -307,6 +307,7 @@ struct Effects: Sendable {
     private func finish(_ batch: Batch, _ lag: LagHistogram) async throws -> Outcome {
         try await deliverer.settle(batch.number)
         try await source.finish(batch.number, lag: lag)
+        await reader.forget(batch.number)
         metrics.update {
             $0.finishedBatches += 1
             $0.finishedEvents += UInt64(batch.events)

@@ -17,6 +17,11 @@ public struct ByteCursor {
 
     public var isAtEnd: Bool { position >= end }
 
+    /// What is left, read in place.
+    func withRest<Result>(_ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+        bytes.withUnsafeBytes { body(UnsafeRawBufferPointer(rebasing: $0[min(position, end)..<end])) }
+    }
+
     public mutating func next() -> UInt8? {
         guard position < end else { return nil }
         defer { position += 1 }

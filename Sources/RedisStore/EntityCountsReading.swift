@@ -109,30 +109,6 @@ public struct EntityCountsReading {
     }
 }
 
-extension EntityMarker {
-    /// The tier in a marker that `init(_:stamp:)` can read, read in place: a page has a hundred of them.
-    static func tier(_ text: UnsafeRawBufferPointer, stamp: Stamp) -> EntityTier? {
-        let colon = UInt8(ascii: ":")
-        // <stamp>:<nonce>:<tier>:<batch>:<part>:<built>
-        guard text.count > 37, text[16] == colon, text[33] == colon, text[35] == colon,
-            stamp.digits.elementsEqual(text.prefix(16)), !text[17..<33].contains(colon)
-        else { return nil }
-        var numbers = 1
-        var isNumber = false
-        for byte in text[36...] {
-            if byte == colon {
-                guard isNumber else { return nil }
-                numbers &+= 1
-                isNumber = false
-            } else {
-                guard byte &- UInt8(ascii: "0") < 10 else { return nil }
-                isNumber = true
-            }
-        }
-        return numbers == 3 && isNumber ? EntityTier(rawValue: text[34]) : nil
-    }
-}
-
 extension CommandBuffer {
     /// The arguments of `HMGET` behind the key: the marker and the fields.
     public static func countsArguments(_ fields: [String]) -> [UInt8] {

@@ -274,4 +274,63 @@ import Testing
         try await site.warm()
         #expect(try site.served() == site.truth)
     }
+
+    @Test("counts whose slot moves there and back do not bring back what they missed")
+    func movedThereAndBack() async throws {
+        let cluster = try await RedisCluster.start()
+        let site = try await CountingSite.make(redis: cluster)
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        let counts = "\(site.stack.prefix)image:{3}:3:reaction_counts"
+        // Read once, it is wanted once: nothing builds it anew later.
+        #expect(try site.session.value("SELECT reactions.total(3)") == "0")
+        try await eventually("the entity is in Redis") { try cluster.command("HGET", counts, "total") == .string("0") }
+        let slot = try cluster.slot(of: counts)
+        let source = try cluster.owner(of: counts)
+        let target = try #require(cluster.servers.first { $0 !== source })
+        try cluster.move(slot, from: source, to: target)
+        // Nobody reads it there.
+        try site.session.execute("SELECT reactions.react(1000, 3, 'Like')")
+        try await site.stack.drained(site.session)
+        #expect(try cluster.command("EXISTS", counts) == .integer(0))
+        try cluster.move(slot, from: target, to: source)
+        #expect(try site.session.value("SELECT reactions.total(3)") == "1")
+        try await site.warm()
+        #expect(try site.served() == site.truth)
+    }
+
+    /// The interleaving is forced: while the table of batches is locked nothing is formed or confirmed, and what is confirmed can be read.
+    @Test("what is read between a TRUNCATE and its confirmation does not outlive the confirmation")
+    func readBeforeATruncateIsConfirmed() async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try stack.makePrismaTable(session, phase: "switch_reads")
+        let agent = try stack.startAgent()
+        defer { agent.stop(15) }
+        let redis = try stack.redis.connect()
+        /// Has the entity missed until Redis has it, under the epoch of now.
+        func installed() async throws -> String? {
+            try await eventually("the entity is in Redis") {
+                _ = try session.value("SELECT reactions.total(7)")
+                return try session.value("SELECT tier FROM reactions.entity_status(7)") != nil
+            }
+            return try redis.command("HGET", "\(stack.prefix)image:7:7:reaction_counts", "total").string
+        }
+        try session.execute(
+            "INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) SELECT 7, u, 'Like' FROM generate_series(1, 50) u"
+        )
+        try await stack.drained(session)
+        #expect(try await installed() == "50")
+        let holder = try stack.connect()
+        try holder.execute("BEGIN; LOCK TABLE reactions._batch IN SHARE MODE")
+        try session.execute("TRUNCATE \"ImageReaction\"")
+        #expect(try await installed() == "50")
+        try holder.execute("COMMIT")
+        try await stack.drained(session)
+        #expect(try session.value("SELECT reactions.total(7)") == "0")
+        #expect(try await installed() == "0")
+        try session.execute("INSERT INTO \"ImageReaction\" (\"imageId\", \"userId\", reaction) VALUES (7, 1, 'Heart')")
+        try await stack.drained(session)
+        #expect(try session.value("SELECT reactions.total(7)") == "1")
+    }
 }

@@ -127,10 +127,39 @@ import Testing
         #expect(try total(server) == nil)
         try await install(reading(1...4), asOf: 5, by: counter)
         #expect(try total(server) == "4")
-        // Under another epoch it is absent: what is counted does not touch it.
-        _ = await counter.use(try catalog(epoch: 2))
-        try await counter.count(likes(7...7, version: 400), at: chunk(8)) { _ in [:] }
+    }
+
+    /// Under another stamp it is absent, and would be there again if the stamp were the old one again: what it misses drops it.
+    @Test(arguments: ["counted", "gone"])
+    func anEntityOfAnotherStampIsDroppedByWhatItMisses(what: String) async throws {
+        let server = try await RedisServer.shared.value
+        let counter = try await counter(server)
+        try await install(reading(1...4), asOf: 5, by: counter)
+        _ = await counter.use(try catalog(epoch: 1))
         #expect(try total(server) == "4")
+        if what == "gone" {
+            try await counter.drop([entity], at: chunk(8))
+        } else {
+            try await counter.count(likes(7...7, version: 400), at: chunk(8)) { _ in [:] }
+        }
+        for suffix in ["reaction_counts", "reactions"] {
+            #expect(try server.connect().command("EXISTS", key(suffix)) == .integer(0))
+        }
+        // It is not wanted by anybody for that.
+        #expect(try await counter.takeWanted(10).isEmpty)
+        try await install(reading(1...5), asOf: 8, by: counter)
+        #expect(try total(server) == "5")
+    }
+
+    @Test func countsStayAListpackHoweverLateTheBatch() async throws {
+        let server = try await RedisServer.shared.value
+        let counter = try await counter(server)
+        try await install(reading(1...4), asOf: 5, by: counter)
+        let last = try #require(Version(generation: Version.maximumGeneration, sequence: 1 << 44 - 1)).rawValue
+        try await counter.count(likes(7...7, version: 400), at: chunk(last, .max)) { _ in [:] }
+        #expect(try total(server) == "5")
+        let encoding = try server.connect().command("OBJECT", "ENCODING", key("reaction_counts"))
+        #expect(encoding == .string("listpack"))
     }
 
     @Test func anEntityThatGoesIsDroppedAndItsReadingVoid() async throws {

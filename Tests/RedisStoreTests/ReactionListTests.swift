@@ -60,11 +60,23 @@ import Testing
         #expect(EntityMarker(ByteCursor(marker.text(stamp: stamp)), stamp: stamp) == marker)
     }
 
+    /// A longer value would make a hash table of every entity's counts.
+    @Test func `the longest marker stays within a listpack`() throws {
+        let last = BatchNumber(rawValue: try #require(Version(generation: 511, sequence: 1 << 44 - 1)).rawValue)
+        // The time of writing is good for two thousand years.
+        let longest = EntityMarker(
+            nonce: marker.nonce, tier: .viral, counted: CountedChunk(batch: last, part: .max),
+            builtAt: 64_000_000_000)
+        let text = longest.text(stamp: stamp)
+        #expect(text.count <= EntityMarker.longest)
+        #expect(EntityMarker(ByteCursor(text), stamp: stamp) == longest)
+    }
+
     @Test func `a marker of another stamp, or a damaged one, is none`() {
         let text = marker.text(stamp: stamp)
         let other = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 4)
         #expect(EntityMarker(ByteCursor(text), stamp: other) == nil)
-        for cut in 0..<text.count - 9 { #expect(EntityMarker(ByteCursor(Array(text[..<cut])), stamp: stamp) == nil) }
+        for cut in 0..<text.count - 5 { #expect(EntityMarker(ByteCursor(Array(text[..<cut])), stamp: stamp) == nil) }
         #expect(EntityMarker(ByteCursor(text + [0x3a]), stamp: stamp) == nil)
     }
 }

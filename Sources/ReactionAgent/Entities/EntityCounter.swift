@@ -23,17 +23,6 @@ actor EntityCounter {
         var state: EntityState
     }
 
-    typealias Ask = @Sendable ([ReactionKey]) async throws -> [ReactionKey: KnownFlags]
-
-    /// An entity that is being read.
-    private struct Rebuild {
-        /// The reading is as of it.
-        var base: BatchNumber
-        var changes: [(chunk: CountedChunk, change: EntityChange, ask: Ask)] = []
-        /// It has gone meanwhile.
-        var isVoid = false
-    }
-
     /// Entities whose lists are in memory at a time.
     private static let entitiesPerGroup = 128
     private static let markersPerQuestion = 2_000
@@ -48,9 +37,7 @@ actor EntityCounter {
     private let logger: Logger
     /// The last chunk that was begun.
     private var position = CountedChunk(batch: BatchNumber(rawValue: 0), part: 0)
-    private var rebuilds: [EntityID: Rebuild] = [:]
-    /// To be read anew; whether also if it is there.
-    private var wanted: [EntityID: Bool] = [:]
+    private var rebuilds = Rebuilds()
     private var rates: [EntityID: RateMeter] = [:]
 
     init(
@@ -67,11 +54,7 @@ actor EntityCounter {
 
     /// Returns the catalog to go by. Epochs have to be read after the confirmation of what is counted, or read, under them.
     func use(_ catalog: [Int16: EntityType]) -> [Int16: EntityType] {
-        let raised = exchange.use(catalog)
-        if !raised.isEmpty {
-            for id in rebuilds.keys where raised.contains(id.typeID) { rebuilds[id]?.isVoid = true }
-            wanted = wanted.filter { !raised.contains($0.key.typeID) }
-        }
+        rebuilds.forget(exchange.use(catalog))
         return exchange.catalog
     }
 
@@ -80,45 +63,48 @@ actor EntityCounter {
     /// Counts a chunk in the entities that are there and have not got it. May be repeated.
     ///
     /// - Parameter ask: tells flags as of before the chunk.
-    func count(_ changes: [EntityChange], at chunk: CountedChunk, ask: @escaping Ask) async throws {
+    func count(_ changes: [EntityChange], at chunk: CountedChunk, ask: @escaping AskFlags) async throws {
         position = max(position, chunk)
-        for change in changes { note(change, chunk, ask) }
+        for change in changes { rebuilds.note(change, chunk, ask) }
         for some in inShards(changes).pieces(of: Self.markersPerQuestion) {
             let found = try exchange.find(some.map(\.id))
             var present: [(change: EntityChange, found: EntityExchange.Found)] = []
+            var stray: [EntityExchange.Write] = []
             for (change, found) in zip(some, found) {
                 if found.isForeign { tellForeign(change.id) }
                 if let marker = found.marker, marker.counted < chunk { present.append((change, found)) }
+                if found.isStray { stray.append(.init(id: change.id, found: found, counted: chunk)) }
             }
+            try carryOut(stray)
             for group in present.pieces(of: Self.entitiesPerGroup) { try await count(group, at: chunk, ask) }
         }
         metrics.update { $0.countedEvents += UInt64(changes.reduce(0) { $0 + $1.events }) }
     }
 
     private func count(
-        _ group: ArraySlice<(change: EntityChange, found: EntityExchange.Found)>, at chunk: CountedChunk, _ ask: Ask
+        _ group: ArraySlice<(change: EntityChange, found: EntityExchange.Found)>, at chunk: CountedChunk,
+        _ ask: AskFlags
     ) async throws {
-        let loaded = try exchange.load(group.map { ($0.change.id, $0.found) })
+        let contents = try exchange.load(group.map { ($0.change.id, $0.found) })
         var keys: [ReactionKey] = []
-        for (entity, loaded) in zip(group, loaded) {
-            guard let loaded else { continue }
-            keys += self.keys(loaded.state.usersToAsk(entity.change), of: entity.change.id)
+        for (entity, content) in zip(group, contents) {
+            guard let content else { continue }
+            keys += self.keys(content.state.usersToAsk(entity.change), of: entity.change.id)
         }
         let flags = keys.isEmpty ? [:] : try await ask(keys)
         let asked = Dictionary(grouping: flags, by: { EntityID(typeID: $0.key.typeID, entityID: $0.key.entityID) })
             .mapValues { Dictionary($0.map { ($0.key.userID, $0.value.flags) }, uniquingKeysWith: |) }
         var writes: [EntityExchange.Write] = []
-        for (entity, loaded) in zip(group, loaded) {
+        for (entity, content) in zip(group, contents) {
             let (change, found) = entity
             guard let marker = found.marker else { continue }
             var write = EntityExchange.Write(
                 id: change.id, found: found, counted: chunk, life: (marker.nonce, marker.builtAt))
             do {
-                guard var loaded else { throw EntityState.Fault() }
-                try loaded.state.apply(change, asked: asked[change.id] ?? [:])
-                write.tierSince = loaded.tierSince
-                settleTier(&loaded.state, &write.tierSince, change)
-                write.state = loaded.state
+                guard var content else { throw EntityState.Fault() }
+                try content.state.apply(change, asked: asked[change.id] ?? [:])
+                settleTier(&content, change)
+                write.content = content
             } catch {
                 // Not whole, as eviction leaves it, or not what its events make of it: it is dropped, and read anew.
                 metrics.update { $0.droppedEntities += 1 }
@@ -132,22 +118,21 @@ actor EntityCounter {
     /// Drops entities that are gone, and what is on its way of them.
     func drop(_ ids: [EntityID], at chunk: CountedChunk) throws(CacheError) {
         position = max(position, chunk)
-        for id in ids where (rebuilds[id]?.base).map({ $0 < chunk.batch }) ?? false { rebuilds[id]?.isVoid = true }
+        for id in ids { rebuilds.void(id, by: chunk) }
         for some in ids.pieces(of: Self.markersPerQuestion) {
             var writes: [EntityExchange.Write] = []
             for (id, found) in zip(some, try exchange.find(Array(some))) {
-                guard let marker = found.marker, marker.counted < chunk else { continue }
-                writes.append(EntityExchange.Write(id: id, found: found, counted: chunk))
+                let isBehind = found.marker.map { $0.counted < chunk } ?? found.isStray
+                if isBehind { writes.append(.init(id: id, found: found, counted: chunk)) }
             }
             try carryOut(writes)
         }
     }
 
-    private func note(_ change: EntityChange, _ chunk: CountedChunk, _ ask: @escaping Ask) {
-        guard let rebuild = rebuilds[change.id], rebuild.base < chunk.batch,
-            rebuild.changes.last.map({ $0.chunk < chunk }) ?? true
-        else { return }
-        rebuilds[change.id]?.changes.append((chunk, change, ask))
+    /// Everything of a type is gone: what is being read of it is void, and nothing older than the chunk is read from now on.
+    func removeAll(of typeID: Int16, at chunk: CountedChunk) {
+        position = max(position, chunk)
+        rebuilds.void([typeID])
     }
 
     private func inShards(_ changes: [EntityChange]) -> [EntityChange] {
@@ -165,27 +150,31 @@ actor EntityCounter {
 
     // MARK: Tiers
 
-    private func settleTier(_ state: inout EntityState, _ since: inout [UInt8], _ change: EntityChange) {
+    private func settleTier(_ content: inout EntityContent, _ change: EntityChange) {
         var meter = rates[change.id] ?? RateMeter(time: change.writtenAt)
         meter.add(change.events, at: change.writtenAt)
         rates[change.id] = meter
         if rates.count > Self.mostRates { forgetRates() }
         let now = EntityExchange.now
-        let text = String(decoding: since, as: UTF8.self)
-        let began = text.split(separator: ":").first.flatMap { Int64($0) } ?? now
+        let since = String(decoding: content.tierSince.prefix { $0 != UInt8(ascii: ":") }, as: UTF8.self)
         guard let type = exchange.catalog[change.typeID] else { return }
         let decided = tiering.decide(
-            state.tier, of: type, total: state.total, rate: meter.rate, for: .seconds(now - began))
-        guard decided.tier != state.tier else { return }
+            content.state.tier, of: type, total: content.state.total, rate: meter.rate,
+            for: .seconds(now - (Int64(since) ?? now)))
+        guard decided.tier != content.state.tier else { return }
         guard decided.tier == .viral else {
             // Its list has to be read: until then it stays as it is.
             want(change.id, replaces: true)
             return
         }
-        state.promote()
-        since = Array("\(now):\(decided.reason.rawValue)".utf8)
+        content.state.promote()
+        content.tierSince = Self.tierSince(now, decided.reason)
         metrics.update { $0.promotedEntities += 1 }
-        tell("entity is viral", change.id, state, meter.rate, decided.reason)
+        tell("entity is viral", change.id, content.state, meter.rate, decided.reason)
+    }
+
+    private static func tierSince(_ time: Int64, _ reason: Tiering.Reason) -> [UInt8] {
+        Array("\(time):\(reason.rawValue)".utf8)
     }
 
     private func forgetRates() {
@@ -208,36 +197,41 @@ actor EntityCounter {
 
     /// Takes what is wanted most, at most about as many as the limit.
     func takeWanted(_ limit: Int) throws(CacheError) -> [EntityID] {
-        let more = wanted.count < limit ? limit - wanted.count : 0
-        for id in try exchange.takeWanted(more) { want(id) }
-        return Array(wanted.keys.prefix(limit))
+        for id in try exchange.takeWanted(max(0, limit - rebuilds.wantedCount)) { want(id) }
+        return rebuilds.wanted(limit)
     }
 
     func want(_ id: EntityID, replaces: Bool = false) {
-        wanted[id] = wanted[id] ?? false || replaces
+        rebuilds.want(id, replaces: replaces)
     }
 
     /// Begins to read entities as of a batch that is confirmed with all before it: what is counted of them from now on is noted. Returns
     /// those that are to be read; none if more is counted already.
     func begin(_ ids: [EntityID], asOf base: BatchNumber) throws(CacheError) -> [EntityID] {
         guard base >= position.batch else { return [] }
-        let open = ids.filter { rebuilds[$0] == nil && exchange.catalog[$0.typeID]?.isCounted ?? false }
+        let open = ids.filter { !rebuilds.isOpen($0) && exchange.catalog[$0.typeID]?.isCounted ?? false }
         var missing: [EntityID] = []
         for (id, found) in zip(open, try exchange.find(open)) {
-            if found.isForeign { tellForeign(id) }
-            let replaces = wanted[id] ?? false
-            if found.isForeign { continue }
-            if found.marker != nil, !replaces, try exchange.load([(id, found)]).first ?? nil != nil { continue }
-            rebuilds[id] = Rebuild(base: base)
+            if found.isForeign {
+                tellForeign(id)
+                continue
+            }
+            if found.marker != nil, !rebuilds.replaces(id), try exchange.load([(id, found)]).first ?? nil != nil {
+                continue
+            }
+            rebuilds.begin(id, asOf: base)
             missing.append(id)
         }
-        for id in ids { wanted[id] = nil }
+        rebuilds.wantNoMore(ids)
         return missing
     }
 
     /// The reading failed: what is still wanted is to be read later.
     func abandon(_ ids: [EntityID]) {
-        for id in ids where rebuilds.removeValue(forKey: id) != nil { want(id, replaces: true) }
+        for id in ids where rebuilds.isOpen(id) {
+            _ = rebuilds.end(id)
+            want(id, replaces: true)
+        }
     }
 
     /// The tier in which an entity of so many reactions is to be read.
@@ -260,8 +254,8 @@ actor EntityCounter {
             while try await bringUpToDate(&readings, &applied) {}
             var writes: [EntityExchange.Write] = []
             for reading in readings {
-                guard let rebuild = rebuilds.removeValue(forKey: reading.id), !rebuild.isVoid else { continue }
-                writes.append(try write(reading.id, reading.state, rebuild))
+                guard let base = rebuilds.end(reading.id) else { continue }
+                writes.append(try write(reading.id, reading.state, asOf: base))
             }
             let outcomes = try carryOut(writes)
             metrics.update { $0.installedEntities += UInt64(outcomes.count { $0 == .written }) }
@@ -273,21 +267,20 @@ actor EntityCounter {
         var hasWaited = false
         for index in readings.indices {
             let id = readings[index].id
-            while let rebuild = rebuilds[id], !rebuild.isVoid, applied[index] < rebuild.changes.count {
-                let (_, change, ask) = rebuild.changes[applied[index]]
+            while let noted = rebuilds.noted(applied[index], of: id) {
                 applied[index] += 1
-                let users = readings[index].state.usersToAsk(change)
+                let users = readings[index].state.usersToAsk(noted.change)
                 var flags: [ReactionKey: KnownFlags] = [:]
                 if !users.isEmpty {
                     hasWaited = true
-                    flags = try await ask(keys(users, of: id))
+                    flags = try await noted.ask(keys(users, of: id))
                 }
                 let asked = Dictionary(flags.map { ($0.key.userID, $0.value.flags) }, uniquingKeysWith: |)
                 do {
-                    try readings[index].state.apply(change, asked: asked)
+                    try readings[index].state.apply(noted.change, asked: asked)
                 } catch {
                     metrics.update { $0.droppedEntities += 1 }
-                    rebuilds[id]?.isVoid = true
+                    rebuilds.void(id)
                 }
             }
         }
@@ -296,12 +289,12 @@ actor EntityCounter {
 
     /// The readings make no sense: nothing is installed, and nothing read again before it is missed again.
     func giveUp(_ ids: [EntityID]) {
-        for id in ids { rebuilds[id] = nil }
+        for id in ids { _ = rebuilds.end(id) }
         metrics.update { $0.droppedEntities += UInt64(ids.count) }
     }
 
     private func write(
-        _ id: EntityID, _ state: EntityState, _ rebuild: Rebuild
+        _ id: EntityID, _ state: EntityState, asOf base: BatchNumber
     ) throws(CacheError) -> EntityExchange.Write {
         var state = state
         let decided = decide(id, total: state.total)
@@ -311,10 +304,9 @@ actor EntityCounter {
             metrics.update { $0.demotedEntities += 1 }
             tell("entity is regular", id, state, rate(of: id), decided.reason)
         }
-        let base = CountedChunk(batch: rebuild.base, part: .max)
-        return EntityExchange.Write(
-            id: id, found: found, state: state, counted: max(base, position), life: nil,
-            tierSince: Array("\(EntityExchange.now):\(decided.reason.rawValue)".utf8))
+        let reading = CountedChunk(batch: base, part: .max)
+        let content = EntityContent(state: state, tierSince: Self.tierSince(EntityExchange.now, decided.reason))
+        return EntityExchange.Write(id: id, found: found, content: content, counted: max(reading, position))
     }
 
     private func rate(of id: EntityID) -> Double {

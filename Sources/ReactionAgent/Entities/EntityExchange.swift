@@ -8,12 +8,7 @@ struct EntityID: Hashable, Sendable {
     var entityID: Int64
 }
 
-/// Reads entities' keys and writes them, a shard at a time under its watermark. Not Sendable: it belongs to one actor.
-///
-/// The watermark of a shard names the last call of the script that wrote there. A call goes through only if the watermark is that of
-/// the call before, so none is lost, comes late or is taken back (by a server that is given older contents while it runs) unnoticed.
-/// What a failed call has left is one of two. A term claims a shard before it first looks at an entity there: from then on nothing of a
-/// former leader's arrives, and what has arrived is seen.
+/// Reads entities' keys and writes them, a shard at a time under its watermark (`Watermarks`). Not Sendable: it belongs to one actor.
 final class EntityExchange {
     /// An entity's marker as it is in Redis.
     struct Found {
@@ -26,17 +21,20 @@ final class EntityExchange {
         var stamp: Stamp
         /// Of the server that holds the entity.
         var history: [UInt8]
+
+        /// There are counts, of another stamp. They are absent here, and would be there again if their slot moved back to the server
+        /// that they were made on: whatever they miss meanwhile drops them.
+        var isStray: Bool { marker == nil && !text.isEmpty }
     }
 
-    /// What an entity becomes; no state: it is dropped.
+    /// What an entity becomes; no content: it is dropped.
     struct Write {
         var id: EntityID
         var found: Found
-        var state: EntityState?
+        var content: EntityContent?
         var counted: CountedChunk
         /// The life of the entity that goes on; nil: a new one.
         var life: (nonce: [UInt8], builtAt: Int64)?
-        var tierSince: [UInt8] = []
     }
 
     enum Outcome: Equatable {
@@ -46,15 +44,9 @@ final class EntityExchange {
         case foreign
     }
 
-    private struct ShardID: Hashable {
-        var typeID: Int16
-        var shard: Int32
-    }
-
     private struct Call {
         var shard: ShardID
         var writes: [Int]
-        var successor: [UInt8]
     }
 
     /// Changes, and bytes, of one call of the script: bounds how long Redis serves nobody else.
@@ -68,12 +60,7 @@ final class EntityExchange {
     private let ttl: Int64
     private(set) var catalog: [Int16: EntityType] = [:]
     private var stamps: Stamps
-    /// What the watermarks may be by the calls of this term; none before it has claimed the shard.
-    private var watermarks: [ShardID: [[UInt8]]] = [:]
-    /// The shard of each type that was written last: it shows whether anything was taken back.
-    private var newest: [Int16: ShardID] = [:]
-    private let term = makeNonce()
-    private var calls: Int64 = 0
+    private var watermarks = Watermarks()
 
     init(redis: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, ttl: Duration) {
         client = RedisClient(settings: redis)
@@ -98,9 +85,7 @@ final class EntityExchange {
             merged[typeID] = type
         }
         stamps = Stamps(systemIdentifier: systemIdentifier, timeline: timeline, catalog: catalog)
-        // Nothing of an older epoch counts any more, whatever became of it.
-        watermarks = watermarks.filter { !raised.contains($0.key.typeID) }
-        for type in raised { newest[type] = nil }
+        watermarks.forget(raised)
         return raised
     }
 
@@ -136,19 +121,16 @@ final class EntityExchange {
         return found
     }
 
-    /// An entity that is there; nil if it is not whole, or another one by now.
-    struct Loaded {
-        var state: EntityState
-        /// Field `_tier`.
-        var tierSince: [UInt8]
-    }
-
-    func load(_ entities: [(id: EntityID, found: Found)]) throws(CacheError) -> [Loaded?] {
+    /// What the entities are; nil for one that is not whole, or another one by now.
+    func load(_ entities: [(id: EntityID, found: Found)]) throws(CacheError) -> [EntityContent?] {
         let keys = try keySpace()
+        let fields = catalog.mapValues(EntityContent.fields)
+        let arguments = fields.mapValues(CommandBuffer.countsArguments)
         var commands = CommandBuffer()
         for (id, found) in entities {
-            commands.begin("HGETALL", arguments: 1)
-            commands.append(key: key(of: id, KeySpace.countsSuffix, keys))
+            commands.appendReadCounts(
+                of: key(of: id, KeySpace.countsSuffix, keys), fields: fields[id.typeID]?.count ?? 0,
+                arguments: arguments[id.typeID] ?? CommandBuffer.countsArguments([]))
             let isViral = found.marker?.tier == .viral
             commands.begin("GET", arguments: 1)
             commands.append(key: key(of: id, isViral ? KeySpace.sampleSuffix : KeySpace.reactionsSuffix, keys))
@@ -156,36 +138,8 @@ final class EntityExchange {
         let replies = try client.pipeline(commands)
         return entities.enumerated().map { index, entity in
             guard let type = catalog[entity.id.typeID], let marker = entity.found.marker else { return nil }
-            return Self.loaded(replies[index * 2], replies[index * 2 + 1], entity.found.text, marker, type)
+            return EntityContent(replies[index * 2], replies[index * 2 + 1], entity.found.text, marker, type)
         }
-    }
-
-    private static func loaded(
-        _ hash: RedisReply, _ list: RedisReply, _ text: [UInt8], _ marker: EntityMarker, _ type: EntityType
-    ) -> Loaded? {
-        guard case .array(let replies) = hash, let packed = list.bytes,
-            let list = ReactionList(packed[...], nonce: marker.nonce), marker.tier == .viral || list.floor == nil
-        else { return nil }
-        var fields: [[UInt8]: [UInt8]] = [:]
-        for index in stride(from: 0, to: replies.count - 1, by: 2) {
-            guard let name = replies[index].bytes, let value = replies[index + 1].bytes else { return nil }
-            fields[name] = value
-        }
-        guard fields[Array("\(EntityMarker.field)".utf8)] == text else { return nil }
-        func number(_ name: String) -> Int64? {
-            fields[Array(name.utf8)].flatMap { Int64(String(decoding: $0, as: UTF8.self)) }
-        }
-        // A kind that is newer than the entity has no field: readers miss the whole entity then.
-        var counts = [Int64].counts(of: type.allFlags)
-        for kind in type.kinds {
-            guard let count = number(kind.name) else { return nil }
-            counts[kind.flag.trailingZeroBitCount] = count
-        }
-        return Loaded(
-            state: EntityState(
-                tier: marker.tier, counts: counts, users: number("\(EntityField.users)"), reactors: list.reactors,
-                floor: list.floor),
-            tierSince: fields[Array("\(EntityField.tier)".utf8)] ?? [])
     }
 
     /// Takes the entities that are wanted most, of each type as many as are given; and notices whether older contents were loaded.
@@ -193,11 +147,8 @@ final class EntityExchange {
         let keys = try keySpace()
         let types = catalog.values.filter { $0.isCounted }.sorted { $0.typeID < $1.typeID }
         var commands = CommandBuffer()
-        var checked: [ShardID] = []
-        for shard in newest.values where watermarks[shard]?.count == 1 {
-            checked.append(shard)
-            appendRead(shard, keys, to: &commands)
-        }
+        let checked = watermarks.telling
+        for shard in checked { appendRead(shard, keys, to: &commands) }
         for type in types where limit > 0 {
             commands.begin("ZPOPMAX", arguments: 2)
             commands.append(key: keys.wanted(of: type.name))
@@ -213,7 +164,7 @@ final class EntityExchange {
                 wanted.append(EntityID(typeID: type.typeID, entityID: id))
             }
         }
-        for (shard, reply) in zip(checked, replies) { try check(shard, reply) }
+        for (shard, reply) in zip(checked, replies) { try settle(shard, reply) }
         return wanted
     }
 
@@ -230,28 +181,28 @@ final class EntityExchange {
         try settleWatermarks(of: writes.map(\.id), keys)
         let digest = try client.digest(of: .entityWrite)
         var commands = CommandBuffer()
-        var calls: [Call] = []
+        var sent: [(call: Call, successor: [UInt8])] = []
         var histories: [[UInt8]] = []
-        for call in self.calls(for: writes, contents) {
-            let before = watermarks[call.shard]?.last ?? []
+        for call in calls(for: writes, contents) {
+            let first = writes[call.writes[0]]
+            let (predecessor, successor) = watermarks.begin(call.shard, first.counted.batch)
             commands.appendEntityWrite(
                 call.writes.map { contents[$0] }, digest: digest,
-                watermark: watermark(of: call.shard, keys), predecessor: before, successor: call.successor, ttl: ttl)
-            watermarks[call.shard, default: []].append(call.successor)
-            newest[call.shard.typeID] = call.shard
-            histories.append(writes[call.writes[0]].found.history)
-            calls.append(call)
+                watermark: watermark(of: call.shard, keys), predecessor: predecessor, successor: successor, ttl: ttl)
+            histories.append(first.found.history)
+            sent.append((call, successor))
         }
         var outcomes = [Outcome](repeating: .changed, count: writes.count)
         let replies = try client.pipeline(commands, histories: histories, scripts: [.entityWrite])
-        for (call, reply) in zip(calls, replies) {
+        for ((call, successor), reply) in zip(sent, replies) {
+            let type = catalog[call.shard.typeID]
             switch reply {
             case .array(let states) where states.count == call.writes.count:
-                watermarks[call.shard] = [call.successor]
+                watermarks.succeeded(call.shard, successor)
                 for (write, state) in zip(call.writes, states) {
                     outcomes[write] = state == .integer(1) ? .written : state == .integer(-1) ? .foreign : .changed
                 }
-            case .integer(0): throw displaced(call.shard)
+            case .integer(0): throw watermarks.displaced(call.shard, of: type)
             case nil: throw CacheError(message: "the keys of a shard are on their way between servers")
             case let reply?: throw CacheError(message: "unexpected reply to a write of entities: \(reply)")
             }
@@ -267,12 +218,7 @@ final class EntityExchange {
             var bytes = 0
             func close() {
                 guard !open.isEmpty else { return }
-                self.calls += 1
-                var successor = term + [UInt8(ascii: ":")]
-                successor.appendDecimal(writes[open[0]].counted.batch.rawValue)
-                successor.append(UInt8(ascii: ":"))
-                successor.appendDecimal(self.calls)
-                calls.append(Call(shard: shard, writes: open, successor: successor))
+                calls.append(Call(shard: shard, writes: open))
                 open = []
                 bytes = 0
             }
@@ -287,55 +233,32 @@ final class EntityExchange {
     }
 
     private func content(of write: Write) -> EntityWrite.Content? {
-        guard let state = write.state, let type = catalog[write.id.typeID] else { return nil }
-        let nonce = write.life?.nonce ?? makeNonce()
+        guard let content = write.content, let type = catalog[write.id.typeID] else { return nil }
         let marker = EntityMarker(
-            nonce: nonce, tier: state.tier, counted: write.counted, builtAt: write.life?.builtAt ?? Self.now)
-        var fields: [[UInt8]] = []
-        func add(_ name: String, _ number: Int64) {
-            fields += [Array(name.utf8), Array("\(number)".utf8)]
-        }
-        fields += [Array("\(EntityMarker.field)".utf8), marker.text(stamp: write.found.stamp)]
-        var total: Int64 = 0
-        for kind in type.kinds where state.counts.indices.contains(kind.flag.trailingZeroBitCount) {
-            let count = state.counts[kind.flag.trailingZeroBitCount]
-            add(kind.name, count)
-            total += count
-        }
-        add("\(EntityField.total)", total)
-        if let users = state.users { add("\(EntityField.users)", users) }
-        fields += [Array("\(EntityField.tier)".utf8), write.tierSince]
-        return EntityWrite.Content(
-            tier: state.tier, total: total,
-            list: ReactionList(nonce: nonce, floor: state.floor, reactors: state.reactors).packed(
-                allFlags: type.allFlags),
-            fields: fields)
+            nonce: write.life?.nonce ?? makeNonce(), tier: content.state.tier, counted: write.counted,
+            builtAt: write.life?.builtAt ?? Self.now)
+        return content.written(as: marker, write.found.stamp, of: type)
     }
 
     // MARK: Watermarks
 
     /// Claims shards that are new to the term, and sees what failed calls have left of the others.
     private func settleWatermarks(of ids: [EntityID], _ keys: KeySpace) throws(CacheError) {
-        let shards = Set(ids.map(shard))
-        let claimed = shards.filter { watermarks[$0] == nil }
-        let unsure = shards.filter { (watermarks[$0]?.count ?? 1) > 1 }
-        guard !claimed.isEmpty || !unsure.isEmpty else { return }
+        let (unclaimed, unsure) = watermarks.open(Set(ids.map(shard)))
+        guard !unclaimed.isEmpty || !unsure.isEmpty else { return }
         var commands = CommandBuffer()
-        for shard in claimed {
+        for shard in unclaimed {
             commands.begin("SET", arguments: 2)
             commands.append(key: watermark(of: shard, keys))
-            commands.append(term)
+            commands.append(watermarks.claim)
         }
         for shard in unsure { appendRead(shard, keys, to: &commands) }
         let replies = try client.pipeline(commands)
-        for (shard, reply) in zip(claimed, replies) {
+        for (shard, reply) in zip(unclaimed, replies) {
             guard case .text("OK") = reply else { throw CacheError(message: "unexpected reply to SET: \(reply)") }
-            watermarks[shard] = [term]
+            watermarks.claimed(shard)
         }
-        for (shard, reply) in zip(unsure, replies.dropFirst(claimed.count)) {
-            try check(shard, reply)
-            watermarks[shard] = [reply.bytes ?? []]
-        }
+        for (shard, reply) in zip(unsure, replies.dropFirst(unclaimed.count)) { try settle(shard, reply) }
     }
 
     private func appendRead(_ shard: ShardID, _ keys: KeySpace, to commands: inout CommandBuffer) {
@@ -347,21 +270,9 @@ final class EntityExchange {
         keys.applied(of: catalog[shard.typeID]?.name ?? "", shard: shard.shard)
     }
 
-    private func check(_ shard: ShardID, _ reply: RedisReply) throws(CacheError) {
-        guard watermarks[shard, default: []].contains(reply.bytes ?? []) else { throw displaced(shard) }
+    private func settle(_ shard: ShardID, _ reply: RedisReply) throws(CacheError) {
+        try watermarks.settle(shard, reply.bytes ?? [], of: catalog[shard.typeID])
     }
-
-    /// Nothing is written to the shard any more until the type has a new epoch.
-    private func displaced(_ shard: ShardID) -> CacheError {
-        watermarks[shard] = [Self.never]
-        newest[shard.typeID] = shard
-        return CacheError(
-            message: "entities of type \(catalog[shard.typeID]?.name ?? "") are not as they were left",
-            displacedTypes: [shard.typeID])
-    }
-
-    /// What no watermark is.
-    private static let never = Array("?".utf8)
 
     // MARK: Keys
 

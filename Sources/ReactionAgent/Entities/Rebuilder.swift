@@ -11,10 +11,13 @@ internal import RedisStore
 /// have lost what it had confirmed, if it was restarted: the answer of a server counts if it is the one that was verified before it was
 /// asked.
 struct Rebuilder: Sendable {
-    static let idleInterval: Duration = .milliseconds(200)
     /// Whoever misses one entity misses others, and waits for them a moment.
     static let busyInterval: Duration = .milliseconds(10)
     static let busyFor: Duration = .seconds(2)
+    static let idleInterval: Duration = .milliseconds(200)
+    /// Then nobody waits: the first one who misses an entity asks the truth himself.
+    static let idleFor: Duration = .seconds(10)
+    static let quietInterval: Duration = .seconds(1)
     static let entitiesPerRound = 500
     /// Reactors whose lists are in memory at a time.
     static let reactorsPerQuestion: Int64 = 200_000
@@ -34,20 +37,18 @@ struct Rebuilder: Sendable {
         var backoff = Backoff(limit: longestBackoff)
         var allowance = Double(entitiesPerSecond)
         var last = ContinuousClock.now
-        var busyUntil = last
+        var lastFound = last
         while !Task.isCancelled {
             let now = ContinuousClock.now
             allowance = min(
                 allowance + (now - last) / .seconds(1) * Double(entitiesPerSecond), Double(max(entitiesPerSecond, 1)))
             last = now
-            var pause = now < busyUntil ? Self.busyInterval : Self.idleInterval
+            let pause: Duration
             do {
                 let found = try await round(min(Int(allowance), Self.entitiesPerRound))
                 allowance -= Double(found)
-                if found > 0 {
-                    busyUntil = .now + Self.busyFor
-                    pause = Self.busyInterval
-                }
+                if found > 0 { lastFound = .now }
+                pause = Self.interval(after: .now - lastFound)
                 backoff.succeeded()
             } catch {
                 if Task.isCancelled { return }
@@ -56,6 +57,12 @@ struct Rebuilder: Sendable {
             }
             try? await Task.sleep(for: pause)
         }
+    }
+
+    /// - Parameter quiet: how long nothing was wanted.
+    static func interval(after quiet: Duration) -> Duration {
+        if quiet < busyFor { return busyInterval }
+        return quiet < busyFor + idleFor ? idleInterval : quietInterval
     }
 
     /// Returns the number of entities that were wanted.

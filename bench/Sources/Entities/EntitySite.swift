@@ -103,12 +103,30 @@ final class EntitySite {
         }
     }
 
-    /// Waits until the total of an entity in Redis is this.
-    func counted(_ total: Int, _ entity: Int, of type: CountedType, within limit: Duration = .seconds(120)) async throws
-    {
+    func countsKey(_ entity: Int, of type: CountedType) throws -> String {
         guard let key = try keys(of: type)[entity]?.first(where: { $0.hasSuffix(":reaction_counts") }) else {
             throw BenchmarkError("\(type.name) \(entity) is not in Redis")
         }
+        return key
+    }
+
+    /// Waits until nobody is at work any more for what was written so far: all is counted and finished, and no server has anything of it
+    /// left to write out, to vacuum or to merge.
+    func settle() async throws {
+        try await stack.drained(session, within: .seconds(600))
+        try await eventually(within: .seconds(600), "no table is vacuumed or analyzed") {
+            try session.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'") == "0"
+        }
+        try session.execute("CHECKPOINT")
+        try await eventually(within: .seconds(600), "ClickHouse merges nothing") {
+            try clickHouse.rows("SELECT count() FROM system.merges")[0][0] == "0"
+        }
+    }
+
+    /// Waits until the total of an entity in Redis is this.
+    func counted(_ total: Int, _ entity: Int, of type: CountedType, within limit: Duration = .seconds(120)) async throws
+    {
+        let key = try countsKey(entity, of: type)
         try await eventually(within: limit, "\(total) reactions of \(type.name) \(entity) are counted") {
             try redis.command("HGET", key, "total").string == String(total)
         }
