@@ -43,6 +43,9 @@ import Testing
             let line = String(decoding: body, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix(series + " ") }
             return line.flatMap { Double($0.dropFirst(series.count + 1)) }
         }
+
+        /// The same while it is waited for; the page may not be there yet.
+        func seen(_ series: String) -> Double? { try? value(series) }
     }
 
     @Test("a read is counted once, by what Redis had of it, in every way of being answered")
@@ -69,7 +72,7 @@ import Testing
             ])
         defer { agent.stop(15) }
         try await stack.drained(session)
-        try await eventually("the table is brought over") {
+        try await eventually(within: .seconds(60), "the table is brought over") {
             try session.value("SELECT bool_and(backfilled) FROM reactions.status()") == "t"
         }
         func ask(_ sql: String) throws -> Asked { try self.ask(sql, session) }
@@ -129,10 +132,10 @@ import Testing
         #expect(try ask("SELECT reactions.total(1, 'Post')") == .init(nil))
         try await redis.restart()
 
-        try await eventually("the agent tells the same counters") {
+        try await eventually(within: .seconds(60), "the agent tells the same counters") {
             let counted = try counted(session)
-            return try Self.counters.allSatisfy {
-                try page.value("reactiond_backend_\($0)_total") == Double(counted[$0] ?? 0)
+            return Self.counters.allSatisfy {
+                page.seen("reactiond_backend_\($0)_total") == Double(counted[$0] ?? 0)
             }
         }
         // They begin anew with the server, and whoever scrapes them is told.
@@ -142,8 +145,8 @@ import Testing
         postgres.stop()
         try await postgres.start()
         try await eventually(within: .seconds(60), "the counters of the new server are told") {
-            try page.value("reactiond_backend_since_timestamp_seconds") ?? 0 > since
-                && page.value("reactiond_backend_absent_entity_misses_total") == 0
+            page.seen("reactiond_backend_since_timestamp_seconds") ?? 0 > since
+                && page.seen("reactiond_backend_absent_entity_misses_total") == 0
         }
     }
 
@@ -172,10 +175,10 @@ import Testing
         try await stack.drained(session)
         try await eventually("no batch is left") { try stat("batches_behind") == "0" }
         #expect(try stat("batches_unconfirmed") == "0")
-        try await eventually("nothing is behind, and so it is told") {
-            try ["clickhouse", "user_maps", "removals", "entities"].allSatisfy {
-                try page.value("reactiond_mirror_behind_batches{destination=\"\($0)\"}") == 0
-            } && page.value("reactiond_outbox_oldest_event_seconds") == 0
+        try await eventually(within: .seconds(60), "nothing is behind, and so it is told") {
+            ["clickhouse", "user_maps", "removals", "entities"].allSatisfy {
+                page.seen("reactiond_mirror_behind_batches{destination=\"\($0)\"}") == 0
+            } && page.seen("reactiond_outbox_oldest_event_seconds") == 0
         }
         #expect(try page.value("reactiond_shard_viral_entities{type=\"Post\",shard=\"7\"}") == nil)
 
@@ -206,8 +209,8 @@ import Testing
         #expect(try session.value("SELECT count(*) FROM reactions.redis_shards") == "100")
         #expect(try stat("regular_per_viral_entity") == "2.000" && stat("reconciled_last_day") == "1")
         #expect(try stat("entity_bytes") == "\(try bytes(of: 7) + bytes(of: 8) + bytes(of: 107))")
-        try await eventually("a run that somebody else has made is told") {
-            try page.value("reactiond_shard_viral_entities{type=\"Post\",shard=\"7\"}") == 1
+        try await eventually(within: .seconds(60), "a run that somebody else has made is told") {
+            page.seen("reactiond_shard_viral_entities{type=\"Post\",shard=\"7\"}") == 1
         }
         #expect(
             try page.value("reactiond_shard_entity_bytes{type=\"Post\",shard=\"8\"}") == Double(try bytes(of: 8)))
@@ -215,8 +218,8 @@ import Testing
         #expect(try page.value("reactiond_reconcile_duration_seconds") ?? -1 >= 0)
         #expect(try page.value("reactiond_reconcile_interval_seconds") == nil)
         let server = "{server=\"\(redis.socketPath)\"}"
-        try await eventually("the server's memory is told") {
-            try page.value("reactiond_redis_used_memory_bytes\(server)") ?? 0 > 100_000
+        try await eventually(within: .seconds(60), "the server's memory is told") {
+            page.seen("reactiond_redis_used_memory_bytes\(server)") ?? 0 > 100_000
         }
         #expect(try page.value("reactiond_redis_reachable_bool\(server)") == 1)
         #expect(try page.value("reactiond_redis_max_memory_bytes\(server)") == nil)
@@ -231,7 +234,7 @@ import Testing
         let agent = try stack.startAgent(
             ["--set", "agent.http_port=\(page.port)", "--set", "match.watch_interval=250ms"])
         defer { agent.stop(15) }
-        try await eventually("the watch has looked") { try page.value("reactiond_outbox_oldest_event_seconds") != nil }
+        try await eventually("the watch has looked") { page.seen("reactiond_outbox_oldest_event_seconds") != nil }
         #expect(try page.value("reactiond_backend_reads_total") == nil)
         #expect(try page.value("reactiond_backend_since_timestamp_seconds") == nil)
     }
