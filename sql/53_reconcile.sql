@@ -35,7 +35,7 @@ CREATE TABLE reconcile_class (
     PRIMARY KEY (reconcile_run_id, entity_type, class)
 );
 COMMENT ON TABLE reconcile_class IS
-    'what was found in Redis, counted; class: regular and viral (entities that are right), stale (absent for everybody), user_map, other (watermarks and the like), unknown (not made by this database), unverified (entities of a type that is not in ClickHouse as a whole), and the classes of reconcile_finding';
+    'what was found in Redis, counted; class: regular and viral (entities that are right), stale (absent for everybody), user_map, other (watermarks and the like), unknown (not made by this database), unverified (entities that could not be compared with ClickHouse), and the classes of reconcile_finding';
 
 CREATE TABLE reconcile_shard (
     reconcile_run_id bigint NOT NULL REFERENCES reconcile_run ON DELETE CASCADE,
@@ -64,7 +64,7 @@ CREATE TABLE reconcile_finding (
     PRIMARY KEY (reconcile_run_id, redis_key, class)
 );
 COMMENT ON TABLE reconcile_finding IS
-    'keys of Redis with which something was wrong, the first 1,000 of each class and run; reconcile_class counts them all. class: wrong_type (somebody else has written it), no_counts (a list without counts), missing_part (counts without their list or sample), wrong_nonce (a list of another life), leftover (of the other tier), shrunk_sample (too few in it), drift (counts that ClickHouse does not confirm), wrong_deltas (sums in ClickHouse that its events do not confirm), orphan (of a type or shard that does not exist)';
+    'keys of Redis with which something was wrong, the first 1,000 of each class and run; reconcile_class counts them all. class: wrong_type (somebody else has written it), no_counts (a list without counts), missing_part (counts without their list or sample), wrong_nonce (a list of another life), leftover (of the other tier), shrunk_sample (too few in it), drift (counts, or who has reacted, that ClickHouse does not confirm), wrong_deltas (sums in ClickHouse that its events do not confirm), orphan (of a type or shard that does not exist)';
 
 CREATE VIEW reconcile_status AS
     SELECT r.reconcile_run_id, r.started_at, r.finished_at, r.finished_at - r.started_at AS duration, r.is_dry, r.is_deep, r.entity_types,

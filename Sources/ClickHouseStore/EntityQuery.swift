@@ -16,10 +16,13 @@ public struct EntityQuery: Sendable {
 
     let type: EntityType
     private let batch: BatchNumber
+    /// Of the batch's chunks, the last that counts.
+    private let part: Int32
 
-    public init(type: EntityType, asOf batch: BatchNumber) {
+    public init(type: EntityType, asOf batch: BatchNumber, part: Int32 = .max) {
         self.type = type
         self.batch = batch
+        self.part = part
     }
 
     /// The kinds' counts; those of 0 are left out. A chunk's delta counts once, however often it is there.
@@ -168,10 +171,11 @@ public struct EntityQuery: Sendable {
 
     /// Sealed backfills count whole: their batches are not the mirror's.
     var condition: String {
-        """
-        entityType = \(SQL.quoted(type.name)) \
-        AND (batch <= \(batch.rawValue) OR bitAnd(batch, \(BackfillBatches.mark)) != 0)
-        """
+        let counts =
+            part == .max
+            ? "batch <= \(batch.rawValue)"
+            : "batch < \(batch.rawValue) OR batch = \(batch.rawValue) AND part <= \(part)"
+        return "entityType = \(SQL.quoted(type.name)) AND (\(counts) OR bitAnd(batch, \(BackfillBatches.mark)) != 0)"
     }
 
     /// As `ReactionPosition` has it, of either form of the column.

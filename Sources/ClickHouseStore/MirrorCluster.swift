@@ -110,6 +110,30 @@ public struct MirrorCluster: Equatable, Sendable {
         """
     }
 
+    // MARK: Replicas
+
+    /// One column, of each shard: where ZooKeeper has what the replicas of its table share.
+    public func sharedPathsQuery(_ table: MirrorTable, database: String) -> String {
+        "SELECT zookeeper_path FROM \(table.about("system.replicas", self, database: database))"
+    }
+
+    /// One column: the deletions that were ordered, of those that ZooKeeper still has. Their names ascend.
+    public static func deletionsQuery(_ path: String) -> String {
+        "SELECT name FROM system.zookeeper WHERE path = \(SQL.quoted(path + "/mutations"))"
+    }
+
+    /// One column: the replicas, those that are away among them.
+    public static func replicasQuery(at path: String) -> String {
+        "SELECT name FROM system.zookeeper WHERE path = \(SQL.quoted(path + "/replicas"))"
+    }
+
+    /// One column: the last deletion that the replica has carried out, with all before it; empty for none.
+    public static func lastDeletionQuery(of replica: String, at path: String) -> String {
+        """
+        SELECT value FROM system.zookeeper WHERE path = \(SQL.quoted("\(path)/replicas/\(replica)")) AND name = 'mutation_pointer'
+        """
+    }
+
     // MARK: Pieces of statements
 
     var clause: String { "ON CLUSTER " + SQL.identifier(name) }

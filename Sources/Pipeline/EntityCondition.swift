@@ -1,3 +1,4 @@
+public import ReactionModel
 public import RedisStore
 
 /// What there is of an entity in Redis, as far as Redis alone tells.
@@ -8,11 +9,8 @@ public enum EntityCondition: Equatable, Sendable {
     case kept(EntityTier)
     case faulty(CacheFault, String)
 
-    /// Below half of a whole one a sample has shrunk.
-    public static let wholeSample = 1_000
-
-    public init(_ look: EntityLook) {
-        self = Self.judge(look)
+    public init(_ look: EntityLook, of type: EntityType) {
+        self = Self.judge(look, type)
     }
 
     /// What is there and belongs to nothing, or to the other tier.
@@ -25,7 +23,7 @@ public enum EntityCondition: Equatable, Sendable {
         tier == .regular ? [.counts, .reactions] : [.counts, .total, .viral, .sample]
     }
 
-    private static func judge(_ look: EntityLook) -> EntityCondition {
+    private static func judge(_ look: EntityLook, _ type: EntityType) -> EntityCondition {
         if look.present.isEmpty { return .absent }
         if !look.wrong.isEmpty { return .faulty(.wrongType, names(look.wrong)) }
         guard look.present.contains(.counts) else { return .faulty(.noCounts, names(look.present)) }
@@ -33,30 +31,39 @@ public enum EntityCondition: Equatable, Sendable {
         let own = parts(of: marker.tier)
         let missing = own.subtracting(look.present)
         if !missing.isEmpty { return .faulty(.missingPart, names(missing)) }
-        let list = marker.tier == .regular ? look.reactions : look.sample
-        guard let header = list.header, let count = list.count else {
+        let found = marker.tier == .regular ? look.reactions : look.sample
+        guard let list = found.list, let users = found.count else {
             return .faulty(.wrongNonce, names([marker.tier == .regular ? .reactions : .sample]))
         }
-        if let problem = disagreement(look, marker.tier, header, count) { return .faulty(.drift, problem) }
-        let foreign = look.present.subtracting(own)
-        if !foreign.isEmpty { return .faulty(.leftover, names(foreign)) }
-        if marker.tier == .viral, header.floor != nil, count < wholeSample / 2 {
-            return .faulty(.shrunkSample, "\(count) users")
+        if marker.tier == .viral, let problem = copies(look) { return .faulty(.drift, problem) }
+        if marker.tier == .regular, list.floor != nil {
+            return .faulty(.drift, "the list of a regular entity has a floor")
         }
-        return .kept(marker.tier)
+        if list.floor == nil, let problem = sums(look, type, users, found.counts) { return .faulty(.drift, problem) }
+        let foreign = look.present.subtracting(own)
+        return foreign.isEmpty ? .kept(marker.tier) : .faulty(.leftover, names(foreign))
     }
 
-    /// Where the keys of one entity contradict each other.
-    private static func disagreement(
-        _ look: EntityLook, _ tier: EntityTier, _ header: ReactionList, _ count: Int
+    /// Where the total and the flag that stand alone are not those of the counts.
+    private static func copies(_ look: EntityLook) -> String? {
+        let total = look.fields["\(EntityField.total)"]
+        if look.total != total { return "total_reactions \(look.total), total \(total ?? "none")" }
+        return look.flag == "1" ? nil : "viral \(look.flag)"
+    }
+
+    /// Where the counts are not those of the list, which has everybody.
+    private static func sums(
+        _ look: EntityLook, _ type: EntityType, _ listed: Int, _ counts: [Int64]?
     ) -> String? {
-        let total = look.fields["total"]
-        if tier == .viral {
-            if look.total != total { return "total_reactions \(look.total), total \(total ?? "none")" }
-            if look.flag != "1" { return "viral \(look.flag)" }
-        } else {
-            if header.floor != nil { return "a list of a regular entity has a floor" }
-            if let users = look.fields["users"], users != "\(count)" { return "users \(users), in the list \(count)" }
+        if let users = look.fields["\(EntityField.users)"], users != "\(listed)" {
+            return "users \(users), in the list \(listed)"
+        }
+        guard let counts else { return nil }
+        for kind in type.kinds {
+            // A kind that nobody has need not be there.
+            let count = look.fields[kind.name] ?? "0"
+            let listed = counts[kind.flag.trailingZeroBitCount]
+            if count != "\(listed)" { return "\(kind.name) \(count), in the list \(listed)" }
         }
         return nil
     }

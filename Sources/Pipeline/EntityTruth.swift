@@ -22,9 +22,11 @@ public struct EntityTruth: Equatable, Sendable {
             if found != "\(expected)" { problems.append("\(name) \(found), ClickHouse \(expected)") }
         }
         for kind in type.kinds { compare(kind.name, counts[kind.flag] ?? 0) }
-        compare("total", counts.values.reduce(0, &+))
-        if let users, look.fields["users"] != nil { compare("users", users) }
-        let known = Set(type.kinds.map(\.name)).union(["total", "users"])
+        let total = "\(EntityField.total)"
+        let users = "\(EntityField.users)"
+        compare(total, counts.values.reduce(0, &+))
+        if let expected = self.users, look.fields[users] != nil { compare(users, expected) }
+        let known = Set(type.kinds.map(\.name)).union([total, users])
         for (name, value) in look.fields.sorted(by: { $0.key < $1.key }) where !known.contains(name) {
             problems.append("\(name) \(value), no kind of the type")
         }

@@ -5,11 +5,11 @@ public import ReactionModel
 /// Reads the events of batches in version order, each batch by one sorted COPY that goes on from chunk to chunk, so that the time grows
 /// with the events and not with the chunks.
 ///
-/// It has sessions of its own: two, since Redis and ClickHouse may be at different places. A chunk that does not follow the last one
-/// read by either begins a COPY anew. An unfinished COPY holds a snapshot and, in the server, a sort; `release` ends it.
+/// It has sessions of its own: three, since applying, sending and counting may be at different places. A chunk that does not follow the last one
+/// read by any begins a COPY anew. An unfinished COPY holds a snapshot and, in the server, a sort; `release` ends it.
 public actor BatchReader {
     /// More than one for each lane would be read by nobody.
-    private static let mostStreams = 2
+    private static let mostStreams = 3
 
     public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.postgres.reader")

@@ -1,4 +1,4 @@
-internal import ClickHouseStore
+public import ClickHouseStore
 public import Pipeline
 public import ReactionModel
 
@@ -83,6 +83,36 @@ public actor ReconcileSource {
                 (SELECT min(u.batch) FROM reactions._batch u WHERE u.finished_at IS NULL), b.batch + 1)
             """)
         return BatchNumber(rawValue: try result.required(0, 0))
+    }
+
+    /// The kept batches with events that ClickHouse had confirmed before a time, in unix seconds; ascending. Without rows if it is not
+    /// known how many there are.
+    public func batches(
+        confirmedBefore time: Int64
+    ) throws(PostgresError) -> [(number: BatchNumber, mirrored: MirroredRows?)] {
+        let found = try session.query(
+            """
+            SELECT batch, mirrored FROM reactions._batch WHERE confirmed_at < to_timestamp(\(time)) AND events > 0 ORDER BY batch
+            """)
+        var batches: [(number: BatchNumber, mirrored: MirroredRows?)] = []
+        for row in found.rows {
+            batches.append(
+                (BatchNumber(rawValue: try found.required(row, 0)), MirroredRows(numbers: found.numbers(row, 1))))
+        }
+        return batches
+    }
+
+    /// Those of the batches of which ClickHouse may have made some of the rows itself, or has got chunks in pieces.
+    public func inOtherPieces(_ batches: Set<BatchNumber>) throws(PostgresError) -> Set<BatchNumber> {
+        let numbers = batches.map { "\($0.rawValue)" }.joined(separator: ",")
+        let found = try session.query(
+            """
+            SELECT b.batch FROM reactions._batch b WHERE b.batch = ANY ($1::bigint[])
+              AND (b.mirrored IS NULL OR EXISTS (SELECT FROM reactions.parked_event p WHERE p.batch = b.batch))
+            """, ["{\(numbers)}"])
+        var some: Set<BatchNumber> = []
+        for row in found.rows { some.insert(BatchNumber(rawValue: try found.required(row, 0))) }
+        return some
     }
 
     // MARK: The run

@@ -122,6 +122,11 @@ actor Deliverer {
         return SentChunk(events: chunk?.events ?? [], last: last.version, count: Int64(events.count))
     }
 
+    /// Fails if the session that has the leader's lock is gone.
+    func proveLeading() async throws {
+        _ = try await source.now()
+    }
+
     /// When the server started of which it is known that it has all that was confirmed; unix seconds, give or take one.
     func verifiedStart() async throws -> Int64 {
         // A delivery has asked before it began, and is not told of another server in its middle.

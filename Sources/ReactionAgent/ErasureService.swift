@@ -79,7 +79,11 @@ struct ErasureService: Service {
             guard row.count == 3, let user = Int64(row[1]), let count = Int64(row[2]) else { throw SinkError.nonsense }
             found[user, default: [:]][row[0]] = count
         }
-        guard !found.isEmpty else { return true }
+        guard !found.isEmpty else {
+            // One replica of each shard has said so. The others may be behind, or away, with the rows on their disks.
+            for table in Erasure.tables { if try await store.hasReplicaBehind(table) { return false } }
+            return true
+        }
         for table in Erasure.tables {
             guard try await !store.isDeleting(from: table) else { return false }
         }

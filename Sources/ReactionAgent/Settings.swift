@@ -105,7 +105,8 @@ public struct Settings: Sendable {
         reconcileService = ReconcileService.Settings(
             reconcile: ReconcileSettings(
                 keysPerSecond: try reader.number("reconcile.keys_per_second", in: 1...1_000_000_000),
-                mostRepairs: Int64(try reader.number("reconcile.max_repairs", in: 0...1_000_000_000))),
+                mostRepairs: Int64(try reader.number("reconcile.max_repairs", in: 0...1_000_000_000)),
+                timeToLive: entities.ttl),
             interval: reconcileInterval == .zero ? nil : reconcileInterval,
             longestBackoff: try reader.duration("mirror.longest_backoff"))
         let port = try reader.number("agent.http_port", in: 0...65535)

@@ -4,8 +4,8 @@ public import ReactionModel
 public enum KeyOwner: Equatable, Sendable {
     case entity(typeID: Int16, id: Int64, part: EntityLook.Part)
     case userMap(typeID: Int16, id: Int64)
-    /// The watermark of a shard, or the wanted entities or compared reads of a type.
-    case ours(typeID: Int16)
+    /// The watermark of a shard, or the wanted entities or compared reads of a type; and what Redis calls it.
+    case ours(typeID: Int16, type: String)
     /// The same of a type, or a shard, that does not exist.
     case orphan
     /// Nothing that this database makes, nor has made.
@@ -16,17 +16,18 @@ public enum KeyOwner: Equatable, Sendable {
 public struct KeyOwners: Sendable {
     private let keys: KeySpace
     private let types: [EntityType]
-    private let ownNames: [[UInt8]: Int16]
+    private let ownNames: [[UInt8]: KeyOwner]
     private let ownPrefixes: [[UInt8]]
 
     public init(keys: KeySpace, types: [EntityType]) {
         self.keys = keys
         self.types = types
-        var names: [[UInt8]: Int16] = [:]
+        var names: [[UInt8]: KeyOwner] = [:]
         for type in types {
-            for name in [keys.wanted(of: type.name), keys.comparedReads(of: type.name)] { names[name] = type.typeID }
+            names[keys.wanted(of: type.name)] = .ours(typeID: type.typeID, type: "zset")
+            names[keys.comparedReads(of: type.name)] = .ours(typeID: type.typeID, type: "list")
             for shard in 0..<max(type.shardCount, 1) {
-                names[keys.applied(of: type.name, shard: shard)] = type.typeID
+                names[keys.applied(of: type.name, shard: shard)] = .ours(typeID: type.typeID, type: "string")
             }
         }
         ownNames = names
@@ -34,7 +35,7 @@ public struct KeyOwners: Sendable {
     }
 
     public func owner(of key: [UInt8]) -> KeyOwner {
-        if let typeID = ownNames[key] { return .ours(typeID: typeID) }
+        if let owner = ownNames[key] { return owner }
         let numbers = Self.numbers(in: key)
         for (part, suffix) in zip(EntityLook.Part.allCases, KeySpace.entitySuffixes) where Self.has(key, suffix) {
             for type in types {

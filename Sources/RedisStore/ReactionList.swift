@@ -9,7 +9,8 @@ public struct ReactionList: Equatable, Sendable {
     /// The first byte; another one is another format.
     private static let format: UInt8 = 1
     public static let headerWidth = 29
-    private static let positionWidth = 19
+    /// Of a record, before its flags.
+    public static let positionWidth = 19
 
     /// 16 hexadecimal digits, those of the entity's marker.
     public var nonce: [UInt8]

@@ -23,14 +23,20 @@ import Testing
         return [1: type]
     }
 
-    private func counter(_ server: RedisServer, _ metrics: Metrics = Metrics()) async throws -> EntityCounter {
+    /// - Parameter isOver: the term is over when it is raised.
+    private func counter(
+        _ server: any RedisDeployment, _ metrics: Metrics = Metrics(), until isOver: OnceSignal = OnceSignal()
+    ) async throws -> EntityCounter {
         var logger = Logger(label: "test")
         logger.logLevel = .critical
         let settings = try await Settings.load(
-            file: nil, assignments: ["redis.url=unix://\(server.socketPath)"], environment: [:])
+            file: nil, assignments: ["redis.url=\(server.url)"], environment: [:])
         let counter = EntityCounter(
             redis: settings.redis, systemIdentifier: 7, timeline: 1, keyPrefix: prefix,
-            settings: .init(tiering: Tiering(horizon: .zero)), metrics: metrics, logger: logger)
+            settings: .init(tiering: Tiering(horizon: .zero)), metrics: metrics, logger: logger
+        ) {
+            if isOver.isRaised { throw CacheError(message: "the term is over") }
+        }
         _ = await counter.use(try catalog())
         return counter
     }
@@ -272,5 +278,162 @@ import Testing
         #expect(try #require(Double(mean)) < 3_000)
         let reason = try server.connect().command("HGET", counts, "_tier").string ?? ""
         #expect(reason.hasSuffix(":many"))
+    }
+
+    /// A former term that reads in a shard of which it has had nothing yet, after the new one has counted there.
+    @Test func aFormerTermThatClaimsAShardLateReadsNothing() async throws {
+        let server = try await RedisServer.shared.value
+        let isOver = OnceSignal()
+        let old = try await counter(server, until: isOver)
+        isOver.raise()
+        let new = try await counter(server)
+        try await install(reading(1...3), asOf: 5, by: new)
+        try await new.count(likes(4...5, version: 200), at: chunk(6)) { _ in [:] }
+        await #expect(throws: CacheError.self) { try await old.begin([entity], asOf: BatchNumber(rawValue: 5)) }
+        await #expect(throws: CacheError.self) {
+            try await old.count(likes(6...6, version: 300), at: chunk(6)) { _ in [:] }
+        }
+        #expect(try total(server) == "5")
+        // It has displaced the new one, who finds that out with his next write.
+        let refused = await #expect(throws: CacheError.self) {
+            try await new.count(likes(7...7, version: 400), at: chunk(7)) { _ in [:] }
+        }
+        #expect(refused?.displacedTypes == [1])
+    }
+
+    @Test func aKindThatIsAddedLaterBeginsAtZero() async throws {
+        let server = try await RedisServer.shared.value
+        let metrics = Metrics()
+        let counter = try await counter(server, metrics)
+        try await install(reading(1...3), asOf: 5, by: counter)
+        var catalog = try catalog()
+        catalog[1]?.kinds.append(Kind(name: "Cry", flag: 4))
+        _ = await counter.use(catalog)
+        let cry = Event(
+            version: Version(rawValue: 500), typeID: 1, userID: 9, entityID: 42, setMask: 4, clearMask: 0,
+            createdAt: 0, writtenAt: 500)
+        try await counter.count(likes(4...4, version: 200), at: chunk(6)) { _ in [:] }
+        try await counter.count([cry].folded(catalog), at: chunk(7)) { _ in [:] }
+        let fields = try server.connect().command("HMGET", key("reaction_counts"), "Like", "Cry", "total", "users")
+        #expect(fields == .array([.string("4"), .string("1"), .string("5"), .string("5")]))
+        #expect(metrics.text().contains("reactiond_entity_drops_total 0\n"))
+    }
+
+    @Test func whatIsWantedIsBoundedAndAPlantedKeyIsRemoved() async throws {
+        let server = try await RedisServer.shared.value
+        let metrics = Metrics()
+        let counter = try await counter(server, metrics)
+        let wanted = prefix + "reactions:wanted:Image"
+        let redis = try server.connect()
+        for first in stride(from: 1, through: 100_500, by: 500) {
+            let members = (first..<first + 500).flatMap { ["\($0)", "\($0)"] }
+            try redis.command(["ZADD", wanted] + members)
+        }
+        // The least wanted go, also if nothing is taken.
+        #expect(try await counter.takeWanted(0).isEmpty)
+        #expect(try redis.command("ZCARD", wanted) == .integer(100_000))
+        #expect(try redis.command("ZSCORE", wanted, "500") == .null)
+        try redis.command("SET", wanted, "planted")
+        #expect(try await counter.takeWanted(10).isEmpty)
+        #expect(metrics.text().contains("reactiond_entity_foreign_keys_total 1\n"))
+        try redis.command("ZINCRBY", wanted, "1", "42")
+        #expect(try await counter.takeWanted(10) == [entity])
+    }
+
+    @Test func withAMasterDownTheOthersEntitiesAreCountedAndRead() async throws {
+        let cluster = try await RedisCluster.start(configuration: ["cluster-require-full-coverage no"])
+        let counter = try await counter(cluster)
+        let ids = (0..<10).map { EntityID(typeID: 1, entityID: $0) }
+        func counts(_ id: EntityID) -> String { "\(prefix)image:{\(id.entityID % 10)}:\(id.entityID):reaction_counts" }
+        let down = try cluster.owner(of: counts(ids[0]))
+        let lost = try ids.filter { try cluster.owner(of: counts($0)) === down }
+        let kept = ids.filter { !lost.contains($0) }
+        try #require(!kept.isEmpty)
+        // Of the others all but one are there.
+        #expect(try await counter.begin(Array(ids.dropLast(0)), asOf: BatchNumber(rawValue: 1)).count == 10)
+        try await counter.install(
+            ids.filter { $0 != kept[0] }.map {
+                .init(id: $0, state: EntityState(tier: .regular, allFlags: 3, reactors: []))
+            })
+        await counter.giveUp([kept[0]])
+        down.kill()
+        let changes = try ids.flatMap { try likes(1...2, version: 10, of: $0.entityID) }
+        await #expect(throws: CacheError.self) { try await counter.count(changes, at: chunk(2)) { _ in [:] } }
+        for id in kept.dropFirst() {
+            #expect(try cluster.command("HGET", counts(id), "total") == .string("2"))
+        }
+        // What cannot be reached is not read; the rest is.
+        #expect(try await counter.begin(lost + [kept[0]], asOf: BatchNumber(rawValue: 2)) == [kept[0]])
+        try await counter.install([
+            .init(
+                id: kept[0],
+                state: EntityState(
+                    tier: .regular, allFlags: 3,
+                    reactors: [Reactor(position: .init(version: .zero, time: 0, userID: 1), flags: 1)]))
+        ])
+        #expect(try cluster.command("HGET", counts(kept[0]), "total") == .string("1"))
+    }
+
+    // MARK: While ClickHouse is waited for
+
+    /// A viral entity of a type whose events do not tell all flags: of who changes it has to be asked what he had.
+    private func sample(_ users: ClosedRange<Int64>) -> EntityCounter.Reading {
+        let reactors = users.reversed().map {
+            Reactor(position: ReactionPosition(version: Version(rawValue: $0), time: 0, userID: $0), flags: 1)
+        }
+        return .init(id: entity, state: EntityState(tier: .viral, allFlags: 3, reactors: reactors))
+    }
+
+    private func like(_ user: Int64) throws -> [EntityChange] {
+        [
+            Event(
+                version: Version(rawValue: 10_000 + user), typeID: 1, userID: user, entityID: 42, setMask: 1,
+                clearMask: 0, createdAt: 0, writtenAt: 0)
+        ].folded(try catalog(mode: .multi))
+    }
+
+    @Test func anInstallWhileAChunkWaitsForClickHouseHasTheChunkOnce() async throws {
+        let counter = try await counter(RedisServer.shared.value)
+        _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
+        try await install(sample(1...1_500), asOf: 5, by: counter)
+        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
+        let change = try like(5_000)
+        let chunk = chunk(6)
+        let counting = Task {
+            try await counter.count(change, at: chunk) { _ in
+                isAsked.raise()
+                try await eventually { mayAnswer.isRaised }
+                return [:]
+            }
+        }
+        try await eventually { isAsked.isRaised }
+        await counter.want(entity, replaces: true)
+        var anew = sample(1...1_500)
+        try anew.state.apply(change[0])
+        try await install(anew, asOf: 6, by: counter)
+        mayAnswer.raise()
+        try await counting.value
+        #expect(try await total(RedisServer.shared.value) == "1501")
+    }
+
+    @Test func whatIsCountedWhileAnInstallWaitsForClickHouseIsInIt() async throws {
+        let counter = try await counter(RedisServer.shared.value)
+        _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
+        #expect(try await counter.begin([entity], asOf: BatchNumber(rawValue: 5)) == [entity])
+        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
+        try await counter.count(like(5_000), at: chunk(6)) { _ in
+            isAsked.raise()
+            try await eventually { mayAnswer.isRaised }
+            return [:]
+        }
+        let reading = sample(1...1_500)
+        let installing = Task { try await counter.install([reading]) }
+        try await eventually { isAsked.isRaised }
+        try await counter.count(like(5_001), at: chunk(7)) { _ in [:] }
+        mayAnswer.raise()
+        try await installing.value
+        #expect(try await total(RedisServer.shared.value) == "1502")
+        try await counter.count(like(5_002), at: chunk(8)) { _ in [:] }
+        #expect(try await total(RedisServer.shared.value) == "1503")
     }
 }

@@ -21,7 +21,9 @@ struct ReconcileSite {
     static func make(
         redis: (any RedisDeployment)? = nil, clickHouse: (any ClickHouseEndpoint)? = nil
     ) async throws -> ReconcileSite {
-        let stack = try await Stack.make(redis: redis, clickHouse: clickHouse)
+        // While others write to the same server SCAN may tell a key twice.
+        let own: any RedisDeployment = if let redis { redis } else { try await TestSupport.RedisServer.start() }
+        let stack = try await Stack.make(redis: own, clickHouse: clickHouse)
         let session = try stack.connect()
         try session.execute(
             """
@@ -50,6 +52,12 @@ struct ReconcileSite {
     @discardableResult
     func redis(_ arguments: String...) throws -> TestSupport.RedisReply {
         try stack.redisDeployment.command(arguments)
+    }
+
+    func redis(_ command: String, _ arguments: [String]) throws {
+        if case .error(let text) = try stack.redisDeployment.command([command] + arguments) {
+            throw TestSupportError(text)
+        }
     }
 
     /// Users 1 … `likes` like the entity.
@@ -94,15 +102,14 @@ struct ReconcileSite {
         }
     }
 
-    /// An entity as the agent builds it, liked by `likes` users.
+    /// A regular entity as the agent builds it, to which users 1 … `likes` have reacted with the flags.
     func build(
-        _ entity: Int64, likes: Int, tier: EntityTier = .regular, counted: CountedChunk? = nil, builtAt: Int64 = 1,
-        stamp: Stamp? = nil, listNonce: [UInt8] = nonce, sample: Int? = nil
+        _ entity: Int64, likes: Int, flags: Int32 = 1, counted: CountedChunk? = nil, builtAt: Int64 = 1,
+        stamp: Stamp? = nil, listNonce: [UInt8] = nonce
     ) throws {
         var commands = CommandBuffer()
         append(
-            entity, likes, tier, try counted ?? self.counted, builtAt, try stamp ?? self.stamp(of: entity), listNonce,
-            sample,
+            entity, likes, flags, try counted ?? self.counted, builtAt, try stamp ?? self.stamp(of: entity), listNonce,
             to: &commands)
         try send(commands)
     }
@@ -114,7 +121,7 @@ struct ReconcileSite {
             var commands = CommandBuffer()
             let entities = Array(first...min(first + 1_999, count))
             for (entity, stamp) in zip(entities, try stamps(entities)) {
-                append(entity, likes, .regular, counted, 1, stamp, Self.nonce, nil, to: &commands)
+                append(entity, likes, 1, counted, 1, stamp, Self.nonce, to: &commands)
             }
             try send(commands)
         }
@@ -127,42 +134,33 @@ struct ReconcileSite {
     }
 
     private func append(
-        _ entity: Int64, _ likes: Int, _ tier: EntityTier, _ counted: CountedChunk, _ builtAt: Int64, _ stamp: Stamp,
-        _ listNonce: [UInt8], _ sample: Int?, to commands: inout CommandBuffer
+        _ entity: Int64, _ likes: Int, _ flags: Int32, _ counted: CountedChunk, _ builtAt: Int64, _ stamp: Stamp,
+        _ listNonce: [UInt8], to commands: inout CommandBuffer
     ) {
-        let marker = EntityMarker(nonce: Self.nonce, tier: tier, counted: counted, builtAt: builtAt)
-        let reactors = (0..<(sample ?? likes)).map { index in
+        let marker = EntityMarker(nonce: Self.nonce, tier: .regular, counted: counted, builtAt: builtAt)
+        let reactors = (1...Int64(max(likes, 1))).reversed().prefix(likes).map { user in
             Reactor(
-                position: ReactionPosition(
-                    version: Version(rawValue: Int64(likes - index)), time: 1, userID: Int64(index)),
-                flags: 1)
+                position: ReactionPosition(version: Version(rawValue: user), time: 1, userID: user), flags: flags)
         }
-        let list = ReactionList(
-            nonce: listNonce,
-            floor: (sample ?? likes) < likes ? ReactionPosition(version: .zero, time: 0, userID: 1) : nil,
-            reactors: reactors)
-        func begin(_ name: StaticString, _ suffix: StaticString, _ arguments: Int) {
-            commands.begin(name, arguments: arguments + 1)
+        func append(_ name: StaticString, _ suffix: StaticString, _ arguments: [[UInt8]]) {
+            commands.begin(name, arguments: arguments.count + 1)
             commands.append(key: Array(key(entity, suffix).utf8))
+            for argument in arguments { commands.append(argument) }
         }
-        begin("HSET", ":reaction_counts", 8)
-        for text in [
-            "_", String(decoding: marker.text(stamp: stamp), as: UTF8.self), "Like", "\(likes)", "total",
-            "\(likes)", "users", "\(likes)",
-        ] { commands.append(text.utf8) }
-        begin("SET", tier == .regular ? ":reactions" : ":sample", 1)
-        commands.append(list.packed(allFlags: 15))
-        var suffixes: [StaticString] = [":reaction_counts", tier == .regular ? ":reactions" : ":sample"]
-        if tier == .viral {
-            for (suffix, value) in [(KeySpace.totalSuffix, "\(likes)"), (KeySpace.viralSuffix, "1")] {
-                begin("SET", suffix, 1)
-                commands.append(value.utf8)
-                suffixes.append(suffix)
-            }
+        var fields: [[UInt8]] = [[UInt8(ascii: "_")], marker.text(stamp: stamp)]
+        var total = 0
+        for kind in type.kinds where flags & kind.flag != 0 {
+            fields += [Array(kind.name.utf8), Array("\(likes)".utf8)]
+            total += likes
         }
-        for suffix in suffixes {
-            begin("EXPIRE", suffix, 1)
-            commands.append("86400" as StaticString)
+        for (name, number) in [("total", total), ("users", likes)] {
+            fields += [Array(name.utf8), Array("\(number)".utf8)]
+        }
+        append("HSET", KeySpace.countsSuffix, fields)
+        append(
+            "SET", KeySpace.reactionsSuffix, [ReactionList(nonce: listNonce, reactors: reactors).packed(allFlags: 15)])
+        for suffix in [KeySpace.countsSuffix, KeySpace.reactionsSuffix] {
+            append("EXPIRE", suffix, [Array("86400".utf8)])
         }
     }
 
@@ -240,12 +238,22 @@ struct ReconcileSite {
         .sorted()
     }
 
-    /// Of a command of Redis, since the server started.
-    func averageMicroseconds(_ command: String) throws -> Double {
+    /// Of a command of Redis, since its statistics were reset.
+    func calls(_ command: String) throws -> Int {
         let info = try stack.redis.command("INFO", "commandstats").string ?? ""
-        let line = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_\(command):") } ?? ""
-        let value = line.split(separator: ",").first { $0.hasPrefix("usec_per_call=") }?.dropFirst(14)
-        return value.flatMap { Double($0) } ?? .infinity
+        let line = info.split(whereSeparator: \.isNewline).first { $0.hasPrefix("cmdstat_\(command):calls=") }
+        return line?.split(whereSeparator: { !$0.isNumber }).first.flatMap { Int($0) } ?? 0
+    }
+
+    /// How many of the calls of a command took at most about so many microseconds, from 0 to 1.
+    func share(of command: String, within microseconds: Int64) throws -> Double {
+        let histogram = try stack.redis.command("LATENCY", "HISTOGRAM", command).array?.last?.array ?? []
+        guard histogram.count == 4, let calls = histogram[1].integer, let steps = histogram[3].array else { return 0 }
+        var within: Int64 = 0
+        for index in stride(from: 0, to: steps.count - 1, by: 2) where (steps[index].integer ?? .max) <= microseconds {
+            within = steps[index + 1].integer ?? 0
+        }
+        return Double(within) / Double(max(calls, 1))
     }
 
     func exists(_ entity: Int64, _ suffix: StaticString = KeySpace.countsSuffix) throws -> Bool {

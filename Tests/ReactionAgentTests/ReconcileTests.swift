@@ -41,6 +41,10 @@ import Testing
         try redis("ZADD", "\(site.stack.prefix)reactions:wanted:Gone", "1", "1")
         try redis("SET", "\(site.stack.prefix)somebody:else", "x")
         try redis("HSET", "\(site.stack.prefix)user:7:7:reactions", "_", "x")
+        // A user map and the compared reads of another type.
+        let map = "\(site.stack.prefix)user:8:8:reactions"
+        try redis("SET", map, "planted")
+        try redis("SET", "\(site.stack.prefix)reactions:compared:Post", "planted")
 
         let run = await site.reconcile()
         #expect(run.hasEndedWell, "\(run.output)")
@@ -49,10 +53,13 @@ import Testing
                 ["drift", "2", "t"], ["missing_part", "3", "t"], ["wrong_type", "4", "t"], ["leftover", "5", "t"],
                 ["no_counts", "6", "t"], ["wrong_nonce", "7", "t"], ["wrong_type", "8", "t"], ["drift", "9", "t"],
                 ["wrong_type", "11", "t"], ["drift", "12", "t"], ["orphan", "", "t"], ["orphan", "", "t"],
+                ["wrong_type", "", "t"], ["wrong_type", "", "t"],
             ], "\(run.output)")
-        #expect(try site.count("regular") == 1 && site.count("stale") == 1 && site.count("user_map") == 1)
-        // The agent that has mirrored the truth claimed the shards of its twelve entities.
-        #expect(try site.count("unknown") == 1 && site.count("other") == 12 + 1)
+        #expect(try site.redis("EXISTS", map) == .integer(0))
+        // SCAN may tell a key twice. The agent that has mirrored the truth claimed the shards of its twelve entities.
+        for (name, least) in [("regular", 1), ("stale", 1), ("user_map", 1), ("unknown", 1), ("other", 12 + 2)] {
+            #expect(try site.count(name) >= least, "\(name)")
+        }
         // Those to be built anew, and they alone.
         #expect(try site.wanted() == ["11", "12", "2", "3", "4", "7", "8", "9"])
         for entity in [2, 3, 4, 6, 7, 8, 9, 11, 12] as [Int64] {
@@ -67,26 +74,8 @@ import Testing
         #expect(try site.session.value("SELECT ok FROM reactions.doctor() WHERE \"check\" = 'reconcile'") == "t")
 
         let again = await site.reconcile()
-        #expect(again.hasEndedWell && again.output.contains("0 faults"), "\(again.output)")
-        #expect(try site.count("regular") == 2)
-    }
-
-    @Test("viral entities: what belongs together, and a sample that has shrunk")
-    func viral() async throws {
-        let site = try await ReconcileSite.make()
-        for entity in Int64(1)...5 { try site.like(entity, users: 600) }
-        try await site.mirror()
-        for entity in Int64(1)...5 { try site.build(entity, likes: 600, tier: .viral) }
-        try site.build(2, likes: 600, tier: .viral, sample: 400)
-        try site.build(3, likes: 600, tier: .viral, sample: 500)
-        try site.redis("SET", site.key(4, ":total_reactions"), "599")
-        try site.redis("DEL", site.key(5, ":viral"))
-        let run = await site.reconcile()
-        #expect(
-            try site.findings() == [["shrunk_sample", "2", "t"], ["drift", "4", "t"], ["missing_part", "5", "t"]],
-            "\(run.output)")
-        #expect(try site.count("viral") == 2)
-        #expect(try site.wanted() == ["2", "4", "5"])
+        #expect(again.hasEndedWell && again.output.contains(" 0 faults"), "\(again.output)")
+        #expect(try site.count("regular") >= 2)
     }
 
     @Test("a dry run changes nothing, and repairs end at the cap, with what is left told by the status")
@@ -142,6 +131,52 @@ import Testing
         #expect(try site.findings() == [["drift", "1", "t"], ["drift", "2", "t"]])
     }
 
+    @Test("what is between two pages of users who are gone is not compared before the batch is finished")
+    func pages() async throws {
+        let site = try await ReconcileSite.make()
+        try site.like(1, users: 2)
+        try await site.mirror()
+        let batch = try site.counted.batch.rawValue + 1
+        // Both users have gone: ClickHouse has it at one place, and Redis has got the first of them.
+        try site.session.execute(
+            """
+            INSERT INTO reactions._batch (batch, snapshot, sequence_seen, chunk_events, events, checksum, confirmed_at)
+            VALUES (\(batch), pg_current_snapshot(), 0, 10, 2, 0, now() + interval '1 day')
+            """)
+        try site.stack.clickHouse.query(
+            """
+            INSERT INTO \(site.stack.clickHouseDatabase).reactionDeltas (entityType, entityId, metricType, delta, batch, part)
+            VALUES ('Post', 1, 'ReactionLike', -2, \(batch), 0)
+            """)
+        try site.build(1, likes: 1, counted: CountedChunk(batch: BatchNumber(rawValue: batch), part: 0))
+        let run = await site.reconcile()
+        #expect(run.hasEndedWell && run.output.contains("0 faults"), "\(run.output)")
+        #expect(try site.count("regular") == 1 && site.count("unverified") == 1)
+        try site.session.execute("UPDATE reactions._batch SET finished_at = now() WHERE batch = \(batch)")
+        await site.reconcile()
+        #expect(try site.findings() == [["drift", "1", "t"]])
+    }
+
+    @Test("a ClickHouse that has lost what it had confirmed before it started is not believed, until it has it again")
+    func lost() async throws {
+        let site = try await ReconcileSite.make()
+        try site.like(1, users: 2)
+        try await site.mirror()
+        try site.build(1, likes: 2)
+        let table = "\(site.stack.clickHouseDatabase).reactionDeltas"
+        let row = "'Post', 1, 'ReactionLike', 1, \(try site.counted.batch.rawValue), 999"
+        try site.stack.clickHouse.query(
+            "INSERT INTO \(table) (entityType, entityId, metricType, delta, batch, part) VALUES (\(row))")
+        try site.session.execute("UPDATE reactions._batch SET confirmed_at = '2000-01-01'")
+        let run = await site.reconcile()
+        #expect(run.hasEndedWell && run.output.contains(" 0 faults"), "\(run.output)")
+        #expect(try site.exists(1) && site.count("regular") == 1 && site.count("unverified") == 1)
+        // It was confirmed by the server as it is.
+        try site.session.execute("UPDATE reactions._batch SET confirmed_at = now() + interval '1 day'")
+        await site.reconcile()
+        #expect(try site.findings() == [["drift", "1", "t"]])
+    }
+
     @Test("--deep finds sums that the events do not confirm, and users that are not there")
     func deep() async throws {
         let site = try await ReconcileSite.make()
@@ -155,10 +190,10 @@ import Testing
             INSERT INTO \(site.stack.clickHouseDatabase).reactionDeltas (entityType, entityId, metricType, delta, batch, part)
             VALUES ('Post', 2, 'ReactionLike', 1, \(batch), 999)
             """)
+        try site.session.execute("UPDATE reactions._batch SET confirmed_at = now() + interval '1 day'")
         try site.build(1, likes: 2)
         try site.build(2, likes: 3)
-        try site.build(3, likes: 1)
-        try site.redis("HSET", site.key(3), "Heart", "1", "total", "2", "users", "1")
+        try site.build(3, likes: 1, flags: 3)
         #expect(await site.reconcile().hasEndedWell)
         let deep = await site.reconcile("--deep")
         #expect(!deep.hasEndedWell && deep.output.contains("Like 3 by deltas, 2 by events"), "\(deep.output)")

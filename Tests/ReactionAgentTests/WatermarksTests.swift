@@ -13,7 +13,7 @@ import Testing
         var watermarks = Watermarks()
         #expect(watermarks.open([shard]).unclaimed == [shard])
         watermarks.claimed(shard)
-        #expect(watermarks.open([shard]).unclaimed.isEmpty && watermarks.telling.isEmpty)
+        #expect(watermarks.open([shard]).unclaimed.isEmpty && watermarks.telling == [shard])
         let first = watermarks.begin(shard, batch)
         let second = watermarks.begin(shard, batch)
         #expect(first.predecessor == watermarks.claim && second.predecessor == first.successor)

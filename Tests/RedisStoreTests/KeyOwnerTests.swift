@@ -29,10 +29,10 @@ import Testing
         // The wrong shard, leading zeros, no number, too large a number, another prefix.
         ("p:post:8:107:reactions", .unknown), ("p:post:7:0107:reactions", .unknown), ("p:post:x:reactions", .unknown),
         ("p:image-9223372036854775808:viral", .unknown), ("q:post:7:107:reactions", .unknown), ("", .unknown),
-        ("p:reactions:applied:Post:99", .ours(typeID: 2)), ("p:reactions:applied:Post:100", .orphan),
-        ("p:reactions:applied:Gone:1", .orphan), ("p:reactions:wanted:Image", .ours(typeID: 1)),
+        ("p:reactions:applied:Post:99", .ours(typeID: 2, type: "string")), ("p:reactions:applied:Post:100", .orphan),
+        ("p:reactions:applied:Gone:1", .orphan), ("p:reactions:wanted:Image", .ours(typeID: 1, type: "zset")),
         ("p:reactions:wanted:Gone", .orphan), ("p:reactions:compared:Gone", .orphan),
-        ("p:reactions:compared:Post", .ours(typeID: 2)),
+        ("p:reactions:compared:Post", .ours(typeID: 2, type: "list")),
     ])
     func `a key is known by its name`(key: String, owner: KeyOwner) {
         #expect(owners.owner(of: Array(key.utf8)) == owner)

@@ -48,6 +48,44 @@ import Testing
         #expect(ReactionList([2] + whole[1...], nonce: nonce) == nil)
         #expect(ReactionList([1, 3] + whole[2...], nonce: nonce) == nil)
     }
+
+    /// What `entity_look.lua` tells of a list.
+    private func tally(_ bytes: [UInt8], flagsWidth: Int) -> [Int64] {
+        var tally: [Int64] = []
+        for place in 1...flagsWidth {
+            var times: [UInt8: Int64] = [:]
+            for at in stride(from: 29 + 19 + place - 1, to: bytes.count, by: 19 + flagsWidth) {
+                times[bytes[at], default: 0] += 1
+            }
+            for (byte, count) in times { tally += [Int64(place), Int64(byte), count] }
+        }
+        return tally
+    }
+
+    @Test(arguments: [(Int32(15), 1), (0xffff, 2), (0x7fff_ffff, 4)])
+    func `users are counted by the bits of their flags`(allFlags: Int32, flagsWidth: Int) throws {
+        let stamp = Stamp(redisHistory: [1], systemIdentifier: 1, timeline: 1, epoch: 0)
+        let reactors = (0..<500).map {
+            reactor(1_000 - $0, 1, $0, Int32(truncatingIfNeeded: $0 &* 7_919_981) & allFlags)
+        }
+        let bytes = ReactionList(nonce: nonce, reactors: reactors).packed(allFlags: allFlags)
+        var look = EntityLook()
+        let marker = EntityMarker(
+            nonce: nonce, tier: .regular, counted: CountedChunk(batch: BatchNumber(rawValue: 1), part: 0), builtAt: 1)
+        look.add("_", marker.text(stamp: stamp), stamp)
+        let tally = tally(bytes, flagsWidth: flagsWidth)
+        let list = look.list(length: Int64(bytes.count), bytes: Array(bytes.prefix(29)), tally: tally)
+        #expect(list.count == 500 && list.list?.reactors == [])
+        #expect(look.list(length: Int64(bytes.count), bytes: bytes, tally: tally).list?.reactors == reactors)
+        for bit in 0..<32 as Range<Int32> {
+            let expected = reactors.count { $0.flags >> bit & 1 == 1 }
+            #expect(try #require(list.counts)[Int(bit)] == Int64(expected))
+        }
+        // Too long to be read, or of another life.
+        #expect(look.list(length: 2 << 20, bytes: Array(bytes.prefix(29)), tally: []).counts == nil)
+        look.marker?.nonce = Array("ffff0123456789ab".utf8)
+        #expect(look.list(length: Int64(bytes.count), bytes: bytes, tally: tally).list == nil)
+    }
 }
 
 @Suite struct EntityMarkerTests {

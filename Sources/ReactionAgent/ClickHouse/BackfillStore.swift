@@ -97,6 +97,25 @@ actor BackfillStore {
         }
     }
 
+    /// Whether a replica of the table, one that is away among them, has not carried out every deletion yet. A server alone has, if none
+    /// is at work.
+    func hasReplicaBehind(_ table: MirrorTable) throws(SinkError) -> Bool {
+        try forgettingSession { session throws(SinkError) in
+            guard let cluster = session.cluster else { return false }
+            func column(_ query: String) throws(SinkError) -> [String] {
+                try session.client.rows(query, settings: Removal.settings(session.abilities)).compactMap(\.first)
+            }
+            for path in try column(cluster.sharedPathsQuery(table, database: settings.database)) {
+                guard let last = try column(MirrorCluster.deletionsQuery(path)).max() else { continue }
+                for replica in try column(MirrorCluster.replicasQuery(at: path)) {
+                    let done = try column(MirrorCluster.lastDeletionQuery(of: replica, at: path)).first ?? ""
+                    if done < last { return true }
+                }
+            }
+            return false
+        }
+    }
+
     /// Drops a reading that was given up, or begins to: a cluster takes until it `hasRows` no more.
     func drop(partition: Int64, from table: MirrorTable) throws(SinkError) {
         try forgettingSession { session throws(SinkError) in

@@ -29,25 +29,29 @@ struct ClickHouseSession {
 
     init(_ settings: ClickHouseSettings) throws(SinkError) {
         client = try ClickHouseClient(settings)
-        let about = try client.rows(
-            "SELECT version(), toInt64(toUInt32(now())) - toInt64(uptime())", inDatabase: false)
-        guard let row = about.first, row.count == 2, let startedAt = Int64(row[1]) else { throw .nonsense }
+        guard let version = try client.rows("SELECT version()", inDatabase: false).first?.first else { throw .nonsense }
         abilities = ServerAbilities(rows: try client.rows(ServerAbilities.query))
         cluster = try Self.cluster(client)
         if let cluster {
             client.clusterSettings = cluster.settings(abilities, within: settings.requestTimeout.components.seconds)
-            let last = try client.rows(cluster.startedAtQuery, inDatabase: false)
-            guard let lastStartedAt = last.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
-            identity = SinkIdentity(version: row[0], startedAt: lastStartedAt)
-        } else {
-            identity = SinkIdentity(version: row[0], startedAt: startedAt)
         }
+        identity = SinkIdentity(version: version, startedAt: try Self.startedAt(client, cluster))
         let columns = try client.rows(MirrorTable.columnsQuery(database: settings.database), inDatabase: false)
         do {
             layout = try MirrorLayout(columns: columns)
         } catch {
             throw .schema(error.message + "; run reactiond init-clickhouse")
         }
+    }
+
+    /// When the server started that answers now, of a cluster the last one, in unix seconds, give or take one.
+    func startedAt() throws(SinkError) -> Int64 { try Self.startedAt(client, cluster) }
+
+    private static func startedAt(_ client: ClickHouseClient, _ cluster: MirrorCluster?) throws(SinkError) -> Int64 {
+        let query = cluster?.startedAtQuery ?? "SELECT toInt64(toUInt32(now())) - toInt64(uptime())"
+        let found = try client.rows(query, inDatabase: false)
+        guard let started = found.first?.first.flatMap({ Int64($0) }) else { throw .nonsense }
+        return started
     }
 
     private static func cluster(_ client: ClickHouseClient) throws(SinkError) -> MirrorCluster? {

@@ -15,10 +15,15 @@ public actor EntityStore {
         self.settings = settings
     }
 
-    /// When the server started that answers now, in unix seconds, give or take one.
+    /// When the server started that answers now, of a cluster the last one, in unix seconds, give or take one.
     public func startedAt() throws(SinkError) -> Int64 {
-        try forgettingSession { session throws(SinkError) in
-            try session.numbers("SELECT toInt64(toUInt32(now())) - toInt64(uptime())", 1)[0]
+        try forgettingSession { session throws(SinkError) in try session.startedAt() }
+    }
+
+    /// Fails if a server answers that started at another time, so that it may have lost what was confirmed.
+    func expect(startedAt start: Int64) throws(SinkError) {
+        guard abs(try startedAt() - start) <= 1 else {
+            throw SinkError(disposition: .retry, message: "ClickHouse was restarted and is not verified yet")
         }
     }
 

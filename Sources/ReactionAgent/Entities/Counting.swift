@@ -37,9 +37,10 @@ struct Counting: Sendable {
         case .reaction:
             let changes = events.folded(catalog)
             guard !changes.isEmpty else { return }
-            let sink = sink
             try await counter.count(changes, at: chunk) { keys in
-                try await sink.flags(of: keys, before: chunk.batch, first.version, catalog: catalog)
+                try await verified {
+                    try await sink.flags(of: keys, before: chunk.batch, first.version, catalog: catalog)
+                }
             }
         case .user:
             try await countClears(of: events, at: chunk, catalog)
@@ -50,6 +51,16 @@ struct Counting: Sendable {
         case .type:
             try await removeAll(of: first.typeID, at: chunk)
         }
+    }
+
+    /// What a ClickHouse says that has all that was confirmed: it is the one that was verified, before it was asked and after.
+    private func verified<Answer: Sendable>(
+        _ ask: @Sendable () async throws -> Answer
+    ) async throws -> Answer {
+        let server = try await deliverer.verifiedStart()
+        let answer = try await ask()
+        try await store.expect(startedAt: server)
+        return answer
     }
 
     /// A type of which everything is gone. Its transaction has raised the epoch, but what was read of ClickHouse since, and before this was
@@ -76,8 +87,10 @@ struct Counting: Sendable {
         var last: (userID: Int64, entityID: Int64)?
         while true {
             try Task.checkCancellation()
-            let rows = try await store.clears(
-                of: users, in: chunk.part, above: last, limit: Self.clearsPerPage, query)
+            let above = last
+            let rows = try await verified {
+                try await store.clears(of: users, in: chunk.part, above: above, limit: Self.clearsPerPage, query)
+            }
             let isLast = rows.count < Self.clearsPerPage
             let page = Self.page(of: rows, continuing: last?.userID, isLast: isLast)
             guard let first = page.first, let end = page.last else { return }

@@ -30,8 +30,8 @@ struct EntityContent {
         else { return nil }
         var numbers = [Int64].counts(of: type.allFlags)
         for (kind, value) in zip(type.kinds, values.dropFirst()) {
-            // A kind that is newer than the entity has no field: readers miss the whole entity then.
-            guard let number = value.number else { return nil }
+            // A kind that is newer than the entity has no field, and nobody has reacted with it.
+            guard let number = value == .null ? 0 : value.number else { return nil }
             numbers[kind.flag.trailingZeroBitCount] = number
         }
         state = EntityState(

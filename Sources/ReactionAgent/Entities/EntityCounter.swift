@@ -35,6 +35,8 @@ actor EntityCounter {
     private let tiering: Tiering
     private let metrics: Metrics
     private let logger: Logger
+    /// Throws if this term is over.
+    private let proveLeading: @Sendable () async throws -> Void
     /// The last chunk that was begun.
     private var position = CountedChunk(batch: BatchNumber(rawValue: 0), part: 0)
     private var rebuilds = Rebuilds()
@@ -42,7 +44,7 @@ actor EntityCounter {
 
     init(
         redis: RedisSettings, systemIdentifier: UInt64, timeline: UInt32, keyPrefix: String, settings: Settings,
-        metrics: Metrics, logger: Logger
+        metrics: Metrics, logger: Logger, proveLeading: @escaping @Sendable () async throws -> Void
     ) {
         exchange = EntityExchange(
             redis: redis, systemIdentifier: systemIdentifier, timeline: timeline, keyPrefix: keyPrefix,
@@ -50,12 +52,21 @@ actor EntityCounter {
         tiering = settings.tiering
         self.metrics = metrics
         self.logger = logger
+        self.proveLeading = proveLeading
     }
 
     /// Returns the catalog to go by. Epochs have to be read after the confirmation of what is counted, or read, under them.
     func use(_ catalog: [Int16: EntityType]) -> [Int16: EntityType] {
         rebuilds.forget(exchange.use(catalog))
         return exchange.catalog
+    }
+
+    /// Before entities are looked at.
+    private func claim(_ ids: [EntityID]) async throws {
+        let shards = try exchange.claim(ids)
+        guard !shards.isEmpty else { return }
+        try await proveLeading()
+        exchange.proved(shards)
     }
 
     // MARK: Counting
@@ -66,8 +77,11 @@ actor EntityCounter {
     func count(_ changes: [EntityChange], at chunk: CountedChunk, ask: @escaping AskFlags) async throws {
         position = max(position, chunk)
         for change in changes { rebuilds.note(change, chunk, ask) }
+        var failure: CacheError?
         for some in inShards(changes).pieces(of: Self.markersPerQuestion) {
-            let found = try exchange.find(some.map(\.id))
+            try await claim(some.map(\.id))
+            let (found, unreached) = try exchange.find(some.map(\.id))
+            failure = unreached ?? failure
             var present: [(change: EntityChange, found: EntityExchange.Found)] = []
             var stray: [EntityExchange.Write] = []
             for (change, found) in zip(some, found) {
@@ -78,6 +92,8 @@ actor EntityCounter {
             try carryOut(stray)
             for group in present.pieces(of: Self.entitiesPerGroup) { try await count(group, at: chunk, ask) }
         }
+        // Those that could be reached have the chunk, and will be left alone when it is counted again.
+        if let failure { throw failure }
         metrics.update { $0.countedEvents += UInt64(changes.reduce(0) { $0 + $1.events }) }
     }
 
@@ -116,17 +132,22 @@ actor EntityCounter {
     }
 
     /// Drops entities that are gone, and what is on its way of them.
-    func drop(_ ids: [EntityID], at chunk: CountedChunk) throws(CacheError) {
+    func drop(_ ids: [EntityID], at chunk: CountedChunk) async throws {
         position = max(position, chunk)
         for id in ids { rebuilds.void(id, by: chunk) }
+        var failure: CacheError?
         for some in ids.pieces(of: Self.markersPerQuestion) {
+            try await claim(Array(some))
+            let (found, unreached) = try exchange.find(Array(some))
+            failure = unreached ?? failure
             var writes: [EntityExchange.Write] = []
-            for (id, found) in zip(some, try exchange.find(Array(some))) {
+            for (id, found) in zip(some, found) {
                 let isBehind = found.marker.map { $0.counted < chunk } ?? found.isStray
                 if isBehind { writes.append(.init(id: id, found: found, counted: chunk)) }
             }
             try carryOut(writes)
         }
+        if let failure { throw failure }
     }
 
     /// Everything of a type is gone: what is being read of it is void, and nothing older than the chunk is read from now on.
@@ -197,8 +218,15 @@ actor EntityCounter {
 
     /// Takes what is wanted most, at most about as many as the limit.
     func takeWanted(_ limit: Int) throws(CacheError) -> [EntityID] {
-        for id in try exchange.takeWanted(max(0, limit - rebuilds.wantedCount)) { want(id) }
-        return rebuilds.wanted(limit)
+        let taken = try exchange.takeWanted(limit - rebuilds.wantedCount)
+        for id in taken.ids { want(id) }
+        for type in taken.foreign {
+            metrics.update { $0.foreignEntities += 1 }
+            logger.warning("the key of wanted entities was of another type", metadata: ["type": "\(type.name)"])
+        }
+        let wanted = rebuilds.wanted(limit)
+        if let failure = taken.failure, wanted.isEmpty { throw failure }
+        return wanted
     }
 
     func want(_ id: EntityID, replaces: Bool = false) {
@@ -206,22 +234,19 @@ actor EntityCounter {
     }
 
     /// Begins to read entities as of a batch that is confirmed with all before it: what is counted of them from now on is noted. Returns
-    /// those that are to be read; none if more is counted already.
-    func begin(_ ids: [EntityID], asOf base: BatchNumber) throws(CacheError) -> [EntityID] {
+    /// those that are to be read; none if more is counted already. One that cannot be reached is to be missed again.
+    func begin(_ ids: [EntityID], asOf base: BatchNumber) async throws -> [EntityID] {
+        try await claim(ids)
         guard base >= position.batch else { return [] }
         let open = ids.filter { !rebuilds.isOpen($0) && exchange.catalog[$0.typeID]?.isCounted ?? false }
-        var missing: [EntityID] = []
-        for (id, found) in zip(open, try exchange.find(open)) {
-            if found.isForeign {
-                tellForeign(id)
-                continue
-            }
-            if found.marker != nil, !rebuilds.replaces(id), try exchange.load([(id, found)]).first ?? nil != nil {
-                continue
-            }
-            rebuilds.begin(id, asOf: base)
-            missing.append(id)
-        }
+        let found = zip(open, try exchange.find(open).found).filter { !$1.isUnreachable }
+        for (id, found) in found where found.isForeign { tellForeign(id) }
+        let present = found.filter { $1.marker != nil && !rebuilds.replaces($0) }
+        let contents = try exchange.load(present.map { (id: $0, found: $1) })
+        let whole = Set(zip(present, contents).compactMap { $1 == nil ? nil : $0.0 })
+        // Only now, when nothing can fail any more: what is noted as being read is read.
+        let missing = found.filter { !$1.isForeign && !whole.contains($0) }.map(\.0)
+        for id in missing { rebuilds.begin(id, asOf: base) }
         rebuilds.wantNoMore(ids)
         return missing
     }
@@ -254,8 +279,10 @@ actor EntityCounter {
             while try await bringUpToDate(&readings, &applied) {}
             var writes: [EntityExchange.Write] = []
             for reading in readings {
-                guard let base = rebuilds.end(reading.id) else { continue }
-                writes.append(try write(reading.id, reading.state, asOf: base))
+                guard let base = rebuilds.end(reading.id),
+                    let write = try write(reading.id, reading.state, asOf: base)
+                else { continue }
+                writes.append(write)
             }
             let outcomes = try carryOut(writes)
             metrics.update { $0.installedEntities += UInt64(outcomes.count { $0 == .written }) }
@@ -293,13 +320,14 @@ actor EntityCounter {
         metrics.update { $0.droppedEntities += UInt64(ids.count) }
     }
 
+    /// Nil if the entity cannot be reached.
     private func write(
         _ id: EntityID, _ state: EntityState, asOf base: BatchNumber
-    ) throws(CacheError) -> EntityExchange.Write {
+    ) throws(CacheError) -> EntityExchange.Write? {
         var state = state
         let decided = decide(id, total: state.total)
         if decided.tier == .viral { state.promote() }
-        guard let found = try exchange.find([id]).first else { throw CacheError(message: "no answer to HGET") }
+        guard let found = try exchange.find([id]).found.first, !found.isUnreachable else { return nil }
         if state.tier == .regular, found.marker?.tier == .viral {
             metrics.update { $0.demotedEntities += 1 }
             tell("entity is regular", id, state, rate(of: id), decided.reason)

@@ -18,6 +18,8 @@ final class EntityExchange {
         var marker: EntityMarker?
         /// The key is somebody else's.
         var isForeign = false
+        /// Nothing is known of it: its server does not answer, or its shard is not claimed.
+        var isUnreachable = false
         var stamp: Stamp
         /// Of the server that holds the entity.
         var history: [UInt8]
@@ -52,6 +54,8 @@ final class EntityExchange {
     /// Changes, and bytes, of one call of the script: bounds how long Redis serves nobody else.
     static let changesPerCall = 1_000
     static let bytesPerCall = 1 << 20
+    /// Of a type; those that were missed least are forgotten.
+    static let mostWanted: Int64 = 100_000
 
     private let client: RedisClient
     private let prefix: [UInt8]
@@ -91,22 +95,24 @@ final class EntityExchange {
 
     // MARK: Reading
 
-    func find(_ ids: [EntityID]) throws(CacheError) -> [Found] {
+    /// What there is of the entities; and the failure, if some of them could not be reached: the others are known.
+    func find(_ ids: [EntityID]) throws(CacheError) -> (found: [Found], failure: CacheError?) {
         let keys = try keySpace()
-        try settleWatermarks(of: ids, keys)
         var commands = CommandBuffer()
         for id in ids {
             commands.begin("HGET", arguments: 2)
             commands.append(key: key(of: id, KeySpace.countsSuffix, keys))
             commands.append(EntityMarker.field)
         }
-        let answers = try client.answers(to: commands)
+        var failure = try settleWatermarks(of: ids, keys)
+        let (answers, notAsked) = try client.ask(commands)
+        failure = notAsked ?? failure
         var found: [Found] = []
         found.reserveCapacity(ids.count)
         for (id, answer) in zip(ids, answers) {
-            let stamp = stamps[id.typeID, answer.history]
-            var one = Found(stamp: stamp, history: answer.history)
+            var one = Found(stamp: stamps[id.typeID, answer.history], history: answer.history)
             switch answer.reply {
+            case _ where answer.history.isEmpty || !watermarks.isSettled(shard(of: id)): one.isUnreachable = true
             case .null: break
             case .error(let text) where text.hasPrefix("WRONGTYPE"): one.isForeign = true
             default:
@@ -114,11 +120,41 @@ final class EntityExchange {
                     throw CacheError(message: "unexpected reply to HGET: \(answer.reply)")
                 }
                 one.text = text
-                one.marker = EntityMarker(ByteCursor(text), stamp: stamp)
+                one.marker = EntityMarker(ByteCursor(text), stamp: one.stamp)
             }
             found.append(one)
         }
-        return found
+        if failure == nil, found.contains(where: \.isUnreachable) {
+            failure = CacheError(message: "the entities of a shard could not be looked at")
+        }
+        return (found, failure)
+    }
+
+    /// Claims the shards that are new to the term; returns those that could be reached. They are looked at when the claim is `proved`: a
+    /// former term may claim late.
+    func claim(_ ids: [EntityID]) throws(CacheError) -> [ShardID] {
+        let unclaimed = watermarks.open(Set(ids.map(shard))).unclaimed
+        guard !unclaimed.isEmpty else { return [] }
+        let keys = try keySpace()
+        var commands = CommandBuffer()
+        for shard in unclaimed {
+            commands.begin("SET", arguments: 2)
+            commands.append(key: watermark(of: shard, keys))
+            commands.append(watermarks.claim)
+        }
+        var claimed: [ShardID] = []
+        for (shard, answer) in zip(unclaimed, try client.ask(commands).answers) where !answer.history.isEmpty {
+            guard case .text("OK") = answer.reply else {
+                throw CacheError(message: "unexpected reply to SET: \(answer.reply)")
+            }
+            claimed.append(shard)
+        }
+        return claimed
+    }
+
+    /// Behind the claim the term was still the newest: whoever claims these shards later is a later one.
+    func proved(_ shards: [ShardID]) {
+        for shard in shards { watermarks.claimed(shard) }
     }
 
     /// What the entities are; nil for one that is not whole, or another one by now.
@@ -142,30 +178,61 @@ final class EntityExchange {
         }
     }
 
-    /// Takes the entities that are wanted most, of each type as many as are given; and notices whether older contents were loaded.
-    func takeWanted(_ limit: Int) throws(CacheError) -> [EntityID] {
+    /// What was wanted, as far as it could be asked.
+    struct Wanted {
+        var ids: [EntityID] = []
+        /// Types whose set of wanted entities was somebody else's key, and is removed.
+        var foreign: [EntityType] = []
+        var failure: CacheError?
+    }
+
+    /// Takes the entities that are wanted most, of each type as many as are given, and forgets those that are wanted least; and notices
+    /// whether older contents were loaded.
+    func takeWanted(_ limit: Int) throws(CacheError) -> Wanted {
         let keys = try keySpace()
         let types = catalog.values.filter { $0.isCounted }.sorted { $0.typeID < $1.typeID }
-        var commands = CommandBuffer()
         let checked = watermarks.telling
+        var commands = CommandBuffer()
         for shard in checked { appendRead(shard, keys, to: &commands) }
-        for type in types where limit > 0 {
+        for type in types {
             commands.begin("ZPOPMAX", arguments: 2)
             commands.append(key: keys.wanted(of: type.name))
-            commands.append(Int64(limit))
+            commands.append(Int64(max(0, limit)))
         }
-        guard commands.commandCount > 0 else { return [] }
-        let replies = try client.pipeline(commands)
-        var wanted: [EntityID] = []
-        for (type, reply) in zip(types, replies.dropFirst(checked.count)) {
-            guard case .array(let pairs) = reply else { continue }
-            for index in stride(from: 0, to: pairs.count, by: 2) {
-                guard case .text(let text) = pairs[index], let id = Int64(text) else { continue }
-                wanted.append(EntityID(typeID: type.typeID, entityID: id))
+        for type in types {
+            commands.begin("ZREMRANGEBYRANK", arguments: 3)
+            commands.append(key: keys.wanted(of: type.name))
+            commands.append(0)
+            commands.append(-Self.mostWanted - 1)
+        }
+        guard commands.commandCount > 0 else { return Wanted() }
+        let (answers, failure) = try client.ask(commands)
+        var wanted = Wanted(failure: failure)
+        for (type, answer) in zip(types, answers.dropFirst(checked.count)) {
+            switch answer.reply {
+            case .array(let pairs):
+                for index in stride(from: 0, to: pairs.count, by: 2) {
+                    guard case .text(let text) = pairs[index], let id = Int64(text) else { continue }
+                    wanted.ids.append(EntityID(typeID: type.typeID, entityID: id))
+                }
+            case .error(let text) where text.hasPrefix("WRONGTYPE"): wanted.foreign.append(type)
+            case _ where answer.history.isEmpty: continue
+            case let reply: wanted.failure = CacheError(message: "unexpected reply to ZPOPMAX: \(reply)")
             }
         }
-        for (shard, reply) in zip(checked, replies) { try settle(shard, reply) }
+        try remove(wanted.foreign.map { keys.wanted(of: $0.name) })
+        for (shard, answer) in zip(checked, answers) where !answer.history.isEmpty { try settle(shard, answer.reply) }
         return wanted
+    }
+
+    private func remove(_ keys: [[UInt8]]) throws(CacheError) {
+        guard !keys.isEmpty else { return }
+        var commands = CommandBuffer()
+        for key in keys {
+            commands.begin("UNLINK", arguments: 1)
+            commands.append(key: key)
+        }
+        _ = try client.ask(commands)
     }
 
     // MARK: Writing
@@ -178,7 +245,7 @@ final class EntityExchange {
                 keys: catalog[write.id.typeID].map { keys.entityKeys(of: $0, id: write.id.entityID) } ?? [],
                 marker: write.found.text, content: content(of: write))
         }
-        try settleWatermarks(of: writes.map(\.id), keys)
+        if let failure = try settleWatermarks(of: writes.map(\.id), keys) { throw failure }
         let digest = try client.digest(of: .entityWrite)
         var commands = CommandBuffer()
         var sent: [(call: Call, successor: [UInt8])] = []
@@ -242,23 +309,15 @@ final class EntityExchange {
 
     // MARK: Watermarks
 
-    /// Claims shards that are new to the term, and sees what failed calls have left of the others.
-    private func settleWatermarks(of ids: [EntityID], _ keys: KeySpace) throws(CacheError) {
-        let (unclaimed, unsure) = watermarks.open(Set(ids.map(shard)))
-        guard !unclaimed.isEmpty || !unsure.isEmpty else { return }
+    /// Sees what failed calls have left; returns the failure, if some of it cannot be reached.
+    private func settleWatermarks(of ids: [EntityID], _ keys: KeySpace) throws(CacheError) -> CacheError? {
+        let unsure = watermarks.open(Set(ids.map(shard))).unsure
+        guard !unsure.isEmpty else { return nil }
         var commands = CommandBuffer()
-        for shard in unclaimed {
-            commands.begin("SET", arguments: 2)
-            commands.append(key: watermark(of: shard, keys))
-            commands.append(watermarks.claim)
-        }
         for shard in unsure { appendRead(shard, keys, to: &commands) }
-        let replies = try client.pipeline(commands)
-        for (shard, reply) in zip(unclaimed, replies) {
-            guard case .text("OK") = reply else { throw CacheError(message: "unexpected reply to SET: \(reply)") }
-            watermarks.claimed(shard)
-        }
-        for (shard, reply) in zip(unsure, replies.dropFirst(unclaimed.count)) { try settle(shard, reply) }
+        let (answers, failure) = try client.ask(commands)
+        for (shard, answer) in zip(unsure, answers) where !answer.history.isEmpty { try settle(shard, answer.reply) }
+        return failure
     }
 
     private func appendRead(_ shard: ShardID, _ keys: KeySpace, to commands: inout CommandBuffer) {

@@ -42,7 +42,8 @@ public struct EntityServices: Sendable {
         try await session.open()
         let counter = EntityCounter(
             redis: redis, systemIdentifier: term.systemIdentifier, timeline: term.timeline, keyPrefix: term.keyPrefix,
-            settings: .init(tiering: settings.tiering, ttl: settings.ttl), metrics: metrics, logger: logger)
+            settings: .init(tiering: settings.tiering, ttl: settings.ttl), metrics: metrics, logger: logger,
+            proveLeading: { try await deliverer.proveLeading() })
         _ = await counter.use(try await session.catalog())
         let store = EntityStore(clickHouse)
         return (

@@ -23,6 +23,7 @@ struct Rebuilder: Sendable {
     static let reactorsPerQuestion: Int64 = 200_000
     /// Of a viral entity: users come back, and some have no reaction any more.
     static let eventsOfSample = 2 * EntityState.sampleSize
+    static let pagesOfSample = 10
 
     let postgres: PostgresSource
     let deliverer: Deliverer
@@ -38,6 +39,7 @@ struct Rebuilder: Sendable {
         var allowance = Double(entitiesPerSecond)
         var last = ContinuousClock.now
         var lastFound = last
+        var size = Self.entitiesPerRound
         while !Task.isCancelled {
             let now = ContinuousClock.now
             allowance = min(
@@ -45,7 +47,8 @@ struct Rebuilder: Sendable {
             last = now
             let pause: Duration
             do {
-                let found = try await round(min(Int(allowance), Self.entitiesPerRound))
+                let found = try await round(min(Int(allowance), size))
+                if found > 0 { size = min(2 * size, Self.entitiesPerRound) }
                 allowance -= Double(found)
                 if found > 0 { lastFound = .now }
                 pause = Self.interval(after: .now - lastFound)
@@ -53,6 +56,8 @@ struct Rebuilder: Sendable {
             } catch {
                 if Task.isCancelled { return }
                 pause = backoff.failed()
+                // One of them may be the reason: what it is asked for together with is not to wait for it.
+                size = max(size / 2, 1)
                 await mend(error)
             }
             try? await Task.sleep(for: pause)
@@ -75,11 +80,15 @@ struct Rebuilder: Sendable {
         let entities = try await counter.begin(wanted, asOf: base)
         do {
             for (typeID, entities) in Dictionary(grouping: entities, by: \.typeID) {
-                guard let type = catalog[typeID] else { continue }
+                guard let type = catalog[typeID] else {
+                    await counter.giveUp(entities)
+                    continue
+                }
                 try await rebuild(entities.map(\.entityID), EntityQuery(type: type, asOf: base), type, server)
             }
         } catch {
-            await counter.abandon(entities)
+            // An entity that fails by itself is read again when it is missed again.
+            if entities.count > 1 { await counter.abandon(entities) } else { await counter.giveUp(entities) }
             throw error
         }
         return wanted.count
@@ -111,10 +120,24 @@ struct Rebuilder: Sendable {
                 }, server)
         }
         for id in viral {
-            let (reactors, floor) = try await store.newest(Self.eventsOfSample, of: id, query)
+            let (reactors, floor) = try await sample(of: id, query)
             let state = Self.viral(counts[id] ?? [], reactors, floor, type)
             try await install([reading(id, state, type)], server)
         }
+    }
+
+    /// Few of the newest events may be of users who have a reaction: then those before them are read, too.
+    private func sample(
+        of id: Int64, _ query: EntityQuery
+    ) async throws -> (reactors: [Reactor], floor: ReactionPosition?) {
+        var (reactors, floor) = try await store.newest(Self.eventsOfSample, of: id, query)
+        for _ in 1..<Self.pagesOfSample where reactors.count < EntityState.sampleSize {
+            guard let below = floor else { break }
+            let page = try await store.newest(Self.eventsOfSample, of: id, below: below, query)
+            reactors += page.reactors
+            floor = page.floor
+        }
+        return (reactors, floor)
     }
 
     private func reading(_ id: Int64, _ state: EntityState, _ type: EntityType) -> EntityCounter.Reading {
@@ -132,9 +155,7 @@ struct Rebuilder: Sendable {
     }
 
     private func install(_ readings: [EntityCounter.Reading], _ server: Int64) async throws {
-        guard abs(try await store.startedAt() - server) <= 1 else {
-            throw SinkError(disposition: .retry, message: "ClickHouse was restarted and is not verified yet")
-        }
+        try await store.expect(startedAt: server)
         let senseless = readings.filter { $0.state.counts.contains { $0 < 0 } }
         for reading in senseless {
             logger.error(

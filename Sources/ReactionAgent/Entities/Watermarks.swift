@@ -31,11 +31,17 @@ struct Watermarks {
         (shards.filter { possible[$0] == nil }, shards.filter { possible[$0]?.count ?? 0 > 1 })
     }
 
+    /// Whether the shard is claimed and its watermark known for certain.
+    func isSettled(_ shard: ShardID) -> Bool { possible[shard]?.count == 1 }
+
     /// Those that were written last and are known for certain.
     var telling: [ShardID] { newest.values.filter { possible[$0]?.count == 1 } }
 
+    /// Unless it was meanwhile, and has been written since.
     mutating func claimed(_ shard: ShardID) {
+        guard possible[shard] == nil else { return }
         possible[shard] = [claim]
+        newest[shard.typeID] = shard
     }
 
     /// A call that counts a batch: what the watermark is before and after it.

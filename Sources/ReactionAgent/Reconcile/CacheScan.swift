@@ -121,15 +121,21 @@ actor CacheScan {
     }
 
     /// What there is of the entities, each at a moment of its own.
-    func look(at entities: [EntityAddress]) throws(CacheError) -> [EntityAddress: EntityLook] {
+    ///
+    /// - Parameter isWhole: with the reactors of lists that are not too long to be read.
+    func look(
+        at entities: [EntityAddress], isWhole: Bool = false
+    ) throws(CacheError) -> [EntityAddress: EntityLook] {
         guard !entities.isEmpty else { return [:] }
         let digest = try client.digest(of: .entityLook)
         var commands = CommandBuffer()
         for entity in entities {
-            commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 2)
+            commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 5)
             for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
-            commands.append(Int64(EntityLook.mostFields))
-            commands.append(Int64(ReactionList.headerWidth))
+            for number in [
+                EntityLook.mostFields, ReactionList.headerWidth, ReactionList.positionWidth, EntityLook.mostBytes,
+                isWhole ? 1 : 0,
+            ] { commands.append(Int64(number)) }
         }
         var looks: [EntityAddress: EntityLook] = [:]
         for (entity, answer) in zip(entities, try client.answers(to: commands, scripts: [.entityLook])) {
@@ -179,6 +185,20 @@ actor CacheScan {
         return try client.pipeline(commands, scripts: [.entityKeep]).count { $0 == .integer(1) }
     }
 
+    /// What Redis calls each of the keys; `none` if it has gone.
+    func types(of keys: [[UInt8]]) throws(CacheError) -> [String] {
+        guard !keys.isEmpty else { return [] }
+        var commands = CommandBuffer()
+        for key in keys {
+            commands.begin("TYPE", arguments: 1)
+            commands.append(key: key)
+        }
+        return try client.pipeline(commands).map { reply throws(CacheError) in
+            guard case .text(let type) = reply else { throw CacheError(message: "unexpected reply to TYPE: \(reply)") }
+            return type
+        }
+    }
+
     /// Drops a key that is no entity's.
     func unlink(_ key: [UInt8]) throws(CacheError) -> Bool {
         var commands = CommandBuffer()
@@ -212,13 +232,11 @@ extension EntityLook {
     /// The reply of `entity_look.lua`; nil if it has another shape.
     init?(_ reply: RedisReply, stamp: Stamp) {
         self.init()
-        guard case .array(let parts) = reply, parts.count == 10, case .integer(let idle) = parts[0],
+        guard case .array(let parts) = reply, parts.count == 8, case .integer(let idle) = parts[0],
             case .integer(let timeToLive) = parts[1], case .array(let types) = parts[2],
             types.count == Part.allCases.count, case .array(let fields) = parts[3], fields.count.isMultiple(of: 2),
-            case .integer(let reactionsLength) = parts[6], case .integer(let sampleLength) = parts[8]
+            let total = parts[4].bytes, let flag = parts[5].bytes
         else { return nil }
-        let texts = [4, 5, 7, 9].compactMap { parts[$0].bytes }
-        guard texts.count == 4 else { return nil }
         self.idle = idle < 0 ? nil : idle
         self.timeToLive = timeToLive < 0 ? nil : timeToLive
         for (part, type) in zip(Part.allCases, types) where type != .text("none") {
@@ -229,9 +247,18 @@ extension EntityLook {
             guard let name = fields[index].bytes, let value = fields[index + 1].bytes else { return nil }
             add(String(decoding: name, as: UTF8.self), value, stamp)
         }
-        total = String(decoding: texts[0], as: UTF8.self)
-        flag = String(decoding: texts[1], as: UTF8.self)
-        reactions = list(length: reactionsLength, header: texts[2])
-        sample = list(length: sampleLength, header: texts[3])
+        self.total = String(decoding: total, as: UTF8.self)
+        self.flag = String(decoding: flag, as: UTF8.self)
+        guard let reactions = list(parts[6]), let sample = list(parts[7]) else { return nil }
+        self.reactions = reactions
+        self.sample = sample
+    }
+
+    private func list(_ reply: RedisReply) -> List? {
+        guard case .array(let parts) = reply, parts.count == 3, case .integer(let length) = parts[0],
+            let bytes = parts[1].bytes, case .array(let tally) = parts[2]
+        else { return nil }
+        let numbers = tally.compactMap { if case .integer(let number) = $0 { number } else { nil } }
+        return list(length: length, bytes: bytes, tally: numbers)
     }
 }

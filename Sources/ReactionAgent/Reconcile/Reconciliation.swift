@@ -10,10 +10,13 @@ public struct ReconcileSettings: Sendable {
     public var keysPerSecond: Int
     /// Repairs of a run; what is found beyond them is only reported.
     public var mostRepairs: Int64
+    /// What the agent gives the keys of an entity to live when it writes them.
+    public var timeToLive: Duration
 
-    public init(keysPerSecond: Int, mostRepairs: Int64) {
+    public init(keysPerSecond: Int, mostRepairs: Int64, timeToLive: Duration) {
         self.keysPerSecond = keysPerSecond
         self.mostRepairs = mostRepairs
+        self.timeToLive = timeToLive
     }
 }
 
@@ -26,12 +29,10 @@ struct Reconciliation {
         /// Names; what belongs to no type is looked at in any case.
         var entityTypes: Set<String>
         var isDry: Bool
-        /// Compare the deltas with the events, too.
+        /// Compare the deltas with the events, and every list with who has reacted, too.
         var isDeep: Bool
     }
 
-    /// What a key of an entity lives without being asked for; the design's figure, which the agent gives it when it builds it.
-    static let timeToLive: Int64 = 24 * 3600
     /// Between two looks at what seems to be wrong.
     static let pause: Duration = .milliseconds(500)
     /// Seconds by which Redis's idle times, and clocks, may be wrong.
@@ -44,7 +45,7 @@ struct Reconciliation {
     private var place: ReconcileSource.Place
     let source: ReconcileSource
     let scan: CacheScan
-    let checks: EntityChecks
+    private let verifier: EntityVerifier
     /// Unix seconds of the last look of an earlier run.
     let lastLook: Int64?
     let now: @Sendable () -> Int64
@@ -61,7 +62,10 @@ struct Reconciliation {
         self.lastLook = lastLook
         self.now = now
         scan = CacheScan(settings: redis, place: place)
-        checks = EntityChecks(clickHouse)
+        verifier = EntityVerifier(
+            source: source, scan: scan, checks: EntityChecks(clickHouse), store: EntityStore(clickHouse.patient()),
+            confirmations: Confirmations(source: source, sink: ClickHouseSink(clickHouse.patient())),
+            isDeep: options.isDeep)
     }
 
     /// - Parameter progress: called after each step; what it throws ends the run.
@@ -74,17 +78,18 @@ struct Reconciliation {
             }
         }
         let pace = Pace(keysPerSecond: settings.keysPerSecond)
+        var passed: Int64 = 0
         var isEnd = false
         while !isEnd {
             try Task.checkCancellation()
             let step = try await scan.step()
             isEnd = step.isEnd
             try await look(at: step.keys, owners)
-            // Most of a shared Redis may be others' keys, which a step passes by.
-            tally.scanned = min(tally.scanned + Int64(step.passed), tally.expected)
-            if isEnd { tally.scanned = tally.expected }
+            // Most of a shared Redis may be others' keys, which a step passes by; and there may be more than at the beginning.
+            passed += Int64(step.passed)
+            tally.scanned = isEnd ? tally.expected : min(passed, tally.expected)
             try await progress(tally)
-            if !isEnd { try await pace.rest(after: tally.scanned) }
+            if !isEnd { try await pace.rest(after: passed) }
         }
     }
 
@@ -92,6 +97,7 @@ struct Reconciliation {
         var entities: [EntityAddress] = []
         var parts: Set<EntityAddress> = []
         var measured: [(key: [UInt8], shard: ShardUse.Key, isEntity: Bool)] = []
+        var others: [(key: [UInt8], typeID: Int16, type: String)] = []
         for key in keys {
             switch owners.owner(of: key) {
             case .entity(let typeID, let id, let part):
@@ -103,7 +109,11 @@ struct Reconciliation {
                 guard isWanted(typeID) else { continue }
                 tally.count("user_map", of: name(typeID))
                 measured.append((key, shard(typeID, id), false))
-            case .ours(let typeID): if isWanted(typeID) { tally.count("other", of: name(typeID)) }
+                others.append((key, typeID, "hash"))
+            case .ours(let typeID, let type):
+                guard isWanted(typeID) else { continue }
+                tally.count("other", of: name(typeID))
+                others.append((key, typeID, type))
             case .orphan: try await found(orphan: key)
             case .unknown: tally.count("unknown", of: "")
             }
@@ -115,6 +125,10 @@ struct Reconciliation {
                 tally.shards[key.shard]?.addUserMap(bytes: bytes)
             }
         }
+        for (other, type) in zip(others, try await scan.types(of: others.map(\.key)))
+        where type != other.type && type != "none" {
+            try await found(.wrongType, "a \(type)", at: other.key, of: name(other.typeID))
+        }
         // Those that have counts are looked at where SCAN meets these.
         let alone = Array(parts.subtracting(entities))
         let withCounts = try await scan.withCounts(alone)
@@ -122,105 +136,63 @@ struct Reconciliation {
     }
 
     private mutating func look(at entities: [EntityAddress]) async throws {
-        let first = try await judge(entities, isFirst: true)
+        guard !entities.isEmpty else { return }
+        let first = try await judge(entities, isLast: false)
+        tally.verified += Int64(first.count(where: \.isVerified))
         var lasting: [(EntityAddress, EntityLook)] = []
-        for verdict in first where verdict.state != .absent {
+        for verdict in first {
+            count(verdict)
             switch verdict.state {
-            case .kept(let tier):
-                count(tier, verdict.entity)
-                if isPopular(verdict.look) { lasting.append((verdict.entity, verdict.look)) }
-            case .stale:
-                tally.count("stale", of: name(verdict.entity.typeID))
-                if verdict.look.timeToLive == nil { lasting.append((verdict.entity, verdict.look)) }
+            case .kept: if isPopular(verdict.look) { lasting.append((verdict.entity, verdict.look)) }
+            case .stale: if verdict.look.timeToLive == nil { lasting.append((verdict.entity, verdict.look)) }
             case .absent, .faulty: break
             }
         }
-        if !options.isDry { tally.kept += Int64(try await scan.keep(lasting, seconds: Self.timeToLive)) }
+        if !options.isDry { tally.kept += Int64(try await scan.keep(lasting, seconds: timeToLive)) }
         let suspects = first.filter { $0.fault != nil }.map(\.entity)
         guard !suspects.isEmpty else { return }
         try await Task.sleep(for: Self.pause)
-        for verdict in try await judge(suspects, isFirst: false) {
-            switch verdict.state {
-            case .faulty(let fault, let detail): try await found(fault, detail, verdict)
-            case .kept(let tier): count(tier, verdict.entity)
-            case .stale: tally.count("stale", of: name(verdict.entity.typeID))
-            case .absent: break
-            }
+        for verdict in try await judge(suspects, isLast: true) {
+            count(verdict)
+            if case .faulty(let fault, let detail) = verdict.state { try await found(fault, detail, verdict) }
         }
     }
 
-    struct Verdict {
-        var entity: EntityAddress
-        var look: EntityLook
-        var state: EntityCondition
-
-        var fault: CacheFault? {
-            if case .faulty(let fault, _) = state { fault } else { nil }
-        }
-    }
-
-    /// Looks at entities and compares their counts with ClickHouse.
-    ///
-    /// In this order: first what is counted, then the catalog, then Redis. So every batch up to the first is in the counts that are found
-    /// under the catalog's epochs, and they are those of ClickHouse as of that batch, or as of the chunk in their marker, whichever is
-    /// later: what ClickHouse says of that moment never changes.
-    private mutating func judge(_ entities: [EntityAddress], isFirst: Bool) async throws -> [Verdict] {
-        guard !entities.isEmpty else { return [] }
-        let common = try await source.counted()
-        place = try await source.place()
-        await scan.use(place)
-        let looks = try await scan.look(at: entities)
-        var verdicts = entities.compactMap { entity in
-            looks[entity].map { Verdict(entity: entity, look: $0, state: EntityCondition($0)) }
-        }
-        for type in place.types {
-            let kept = verdicts.indices.filter { index in
-                guard case .kept = verdicts[index].state else { return false }
-                return verdicts[index].entity.typeID == type.typeID
-            }
-            guard !kept.isEmpty else { continue }
-            guard type.isCounted else {
-                if isFirst { for _ in kept { tally.count("unverified", of: type.name) } }
-                continue
-            }
-            let subjects = kept.map { index in
-                let counted = verdicts[index].look.marker?.counted
-                return EntityCheck.Subject(
-                    entityID: verdicts[index].entity.id, last: (counted?.batch ?? common, counted?.part ?? 0))
-            }
-            let deltas = try await checks.deltas(of: subjects, type, common: common)
-            let events = options.isDeep ? try await checks.events(of: subjects, type, common: common) : [:]
-            if isFirst { tally.verified += Int64(kept.count) }
-            for index in kept {
-                let verdict = verdicts[index]
-                var truth = deltas[verdict.entity.id] ?? EntityTruth()
-                if options.isDeep {
-                    let state = events[verdict.entity.id] ?? EntityTruth()
-                    if let difference = truth.difference(fromEvents: state, type) {
-                        verdicts[index].state = .faulty(.wrongDeltas, difference)
-                    }
-                    truth.users = state.users ?? 0
-                }
-                if verdicts[index].fault == nil, let difference = truth.difference(from: verdict.look, type) {
-                    verdicts[index].state = .faulty(.drift, difference)
-                }
-            }
-        }
+    private mutating func judge(
+        _ entities: [EntityAddress], isLast: Bool
+    ) async throws -> [EntityVerifier.Verdict] {
+        let (verdicts, place) = try await verifier.judge(entities, isLast: isLast)
+        self.place = place
         return verdicts
+    }
+
+    /// Counts what is no fault.
+    private mutating func count(_ verdict: EntityVerifier.Verdict) {
+        switch verdict.state {
+        case .kept(let tier):
+            tally.count(tier == .regular ? "regular" : "viral", of: name(verdict.entity.typeID))
+            tally.shards[shard(verdict.entity.typeID, verdict.entity.id)]?.addEntity(tier)
+            if !verdict.isVerified { tally.count("unverified", of: name(verdict.entity.typeID)) }
+        case .stale: tally.count("stale", of: name(verdict.entity.typeID))
+        case .absent, .faulty: break
+        }
     }
 
     /// Whether somebody has used the entity since it was built, and since this command has last looked at it, which counts as a use.
     private func isPopular(_ look: EntityLook) -> Bool {
         guard let left = look.timeToLive else { return true }
-        guard left < Self.timeToLive * 1000 / 2, let idle = look.idle, let built = look.marker?.builtAt else {
+        guard left < timeToLive * 1000 / 2, let idle = look.idle, let built = look.marker?.builtAt else {
             return false
         }
         return now() - idle > max(built, lastLook ?? 0) + Self.slack
     }
 
+    /// In seconds.
+    private var timeToLive: Int64 { max(1, settings.timeToLive.components.seconds) }
+
     // MARK: Faults
 
-    private mutating func found(_ fault: CacheFault, _ detail: String, _ verdict: Verdict) async throws {
+    private mutating func found(_ fault: CacheFault, _ detail: String, _ verdict: EntityVerifier.Verdict) async throws {
         var finding = ReconcileTally.Finding(
             key: await scan.name(of: verdict.entity), entityType: name(verdict.entity.typeID),
             entityID: verdict.entity.id,
@@ -237,10 +209,21 @@ struct Reconciliation {
         // Its type may have been made since this run began.
         let owners = await scan.owners(of: try await source.place())
         guard owners.owner(of: key) == .orphan else { return }
+        try await found(.orphan, "no such type or shard", at: key, of: "")
+    }
+
+    /// A key that is no entity's: nothing of it is needed.
+    private mutating func found(
+        _ fault: CacheFault, _ detail: String, at key: [UInt8], of entityType: String
+    ) async throws {
         var finding = ReconcileTally.Finding(
-            key: String(decoding: key, as: UTF8.self), entityType: "", entityID: nil, fault: .orphan,
-            detail: "no such type or shard")
-        if mayRepair(.orphan) { finding.isRepaired = try await scan.unlink(key) }
+            key: String(decoding: key, as: UTF8.self), entityType: entityType, entityID: nil, fault: fault,
+            detail: detail)
+        if mayRepair(fault) {
+            // SCAN may tell a key twice.
+            guard try await scan.unlink(key) else { return }
+            finding.isRepaired = true
+        }
         tally.add(finding)
     }
 
@@ -249,11 +232,6 @@ struct Reconciliation {
     }
 
     private func isWanted(_ typeID: Int16) -> Bool { options.entityTypes.contains(name(typeID)) }
-
-    private mutating func count(_ tier: EntityTier, _ entity: EntityAddress) {
-        tally.count(tier == .regular ? "regular" : "viral", of: name(entity.typeID))
-        tally.shards[shard(entity.typeID, entity.id)]?.addEntity(tier)
-    }
 
     private func shard(_ typeID: Int16, _ id: Int64) -> ShardUse.Key {
         let type = place.types.first { $0.typeID == typeID }
