@@ -67,17 +67,19 @@ CREATE FUNCTION _capture_truncate_epoch() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    of_type record;
+    of_type smallint;
 BEGIN
-    UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE legacy_table = TG_RELID
-    RETURNING type_id, backfilled INTO of_type;
+    -- ClickHouse does not know yet that everything is gone: until it agrees with the table, counts are the table's.
+    UPDATE reactions.entity_type t SET epoch = t.epoch + 1, backfilled = false WHERE t.legacy_table = TG_RELID
+    RETURNING t.type_id INTO of_type;
     -- What has been read of the table, and may be under way to ClickHouse, is gone.
-    IF NOT of_type.backfilled THEN
-        PERFORM reactions._begin_backfill(of_type.type_id, TG_RELID);
-    END IF;
+    PERFORM reactions._begin_backfill(of_type, TG_RELID);
+    -- There is nothing to be read that anybody would have to be asked for.
+    UPDATE reactions._backfill b SET requested_at = coalesce(b.requested_at, clock_timestamp())
+        WHERE b.type_id = of_type AND b.sealed_at IS NULL;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION _capture_truncate_epoch() IS
-    'trigger of an attached table: makes the type''s user maps absent, and begins an unfinished backfill anew';
+    'trigger of an attached table: makes the type''s user maps and entities absent, and begins a backfill, until whose end counts are the table''s';
 

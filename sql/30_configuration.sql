@@ -33,6 +33,13 @@ BEGIN
     END IF;
     map_shape := reactions._template_shape(map_template, '<user>');
     key_shape := reactions._template_shape(key_template, '<entity>');
+    -- KeySpace makes these, with the name of a type behind them, which begins with a letter: an id there does no harm.
+    IF EXISTS (SELECT FROM unnest(ARRAY[map_template, key_template]) k WHERE k ~ '^reactions:(applied|wanted|compared):[[:alpha:]]') THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('key templates of entity type "%s" could render to keys that pg_reactions has for itself', new_entity_type),
+            DETAIL = format('The templates are "%s" and "%s".', map_template, key_template),
+            HINT = 'Begin the templates with something else than reactions:applied:, reactions:wanted: or reactions:compared:.';
+    END IF;
 
     -- One configuration change at a time; writers are not disturbed.
     LOCK TABLE reactions.kind IN SHARE ROW EXCLUSIVE MODE;

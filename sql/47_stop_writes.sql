@@ -33,7 +33,7 @@ COMMENT ON FUNCTION _check_auto_advance(jsonb) IS 'refuses what is no policy of 
 
 CREATE FUNCTION _advisory_conditions() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN ARRAY['triggers', 'views', 'foreign_keys', 'referenced', 'publications', 'functions', 'statements'];
+RETURN ARRAY['triggers', 'views', 'foreign_keys', 'referenced', 'publications', 'functions', 'statements', 'refused'];
 COMMENT ON FUNCTION _advisory_conditions() IS 'conditions of readiness that configure can acknowledge';
 
 CREATE FUNCTION configure(
@@ -120,52 +120,57 @@ END;
 COMMENT ON FUNCTION _references(smallint) IS
     'foreign keys of a type''s table: the users (u) or entities (e) that each references, and why a trigger there does not do all of its work';
 
-CREATE FUNCTION _compared_column(of_table regclass, trigger_name text) RETURNS name
+CREATE FUNCTION _compared_columns(of_table regclass, trigger_name text) RETURNS name[]
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT a.attname
+    SELECT array_agg(DISTINCT a.attname ORDER BY a.attname)
     FROM pg_trigger g
     JOIN pg_depend d ON d.classid = 'pg_trigger'::regclass AND d.objid = g.oid
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = g.tgrelid AND d.refobjsubid > 0
     JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
     WHERE g.tgrelid = of_table AND g.tgname = trigger_name;
 END;
-COMMENT ON FUNCTION _compared_column(regclass, text) IS
-    'the column that the condition of a trigger compares, as it is called now; null without the trigger';
+COMMENT ON FUNCTION _compared_columns(regclass, text) IS
+    'the columns that the condition of a trigger compares, as they are called now; null without the trigger';
 
-CREATE FUNCTION _gone_keys(of_type smallint, OUT of_table regclass, OUT scope "char", OUT column_name name) RETURNS SETOF record
+CREATE FUNCTION _gone_keys(of_type smallint, OUT of_table regclass, OUT scope "char", OUT column_names name[]) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT DISTINCT r.of_table, r.scope, r.column_name FROM reactions._references(of_type) r WHERE r.is_integer
+    SELECT r.of_table, r.scope, array_agg(DISTINCT r.column_name ORDER BY r.column_name)
+    FROM reactions._references(of_type) r WHERE r.is_integer GROUP BY r.of_table, r.scope
     UNION ALL
     SELECT k.of_table, k.scope,
-        coalesce(reactions._compared_column(k.of_table, format('reactions_gone_%s_%s_update', of_type, k.scope)), k.column_name)
+        coalesce(reactions._compared_columns(k.of_table, format('reactions_gone_%s_%s_update', of_type, k.scope)),
+            array_agg(k.column_name ORDER BY k.column_name))
     FROM _referenced k
     WHERE k.type_id = of_type AND NOT EXISTS (
-        SELECT FROM entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type);
+        SELECT FROM entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type)
+    GROUP BY k.of_table, k.scope;
 END;
 COMMENT ON FUNCTION _gone_keys(smallint) IS
-    'the keys of users (u) and entities (e) that a type''s foreign keys reference, or did when its table was still there';
+    'the tables of users (u) and entities (e) that a type''s foreign keys reference, or did when its table was still there, and the keys by which they do, of which a table may have several';
 
 CREATE FUNCTION _frozen_triggers(
-    of_type smallint, OUT of_table regclass, OUT name text, OUT definition text, OUT arguments text[], OUT compared name
+    of_type smallint, OUT of_table regclass, OUT name text, OUT definition text, OUT arguments text[], OUT compared name[]
 ) RETURNS SETOF record
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     -- The last of all BEFORE triggers: the row is then as it would have been stored.
     SELECT c.oid::regclass, 'zz_reactions_redirect',
-        format('BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION reactions._redirect()', c.oid::regclass), '{}'::text[], NULL::name
+        format('BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION reactions._redirect()', c.oid::regclass), '{}'::text[], NULL::name[]
     FROM entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type
     UNION ALL
-    -- Only the condition of the one on UPDATE names the column, and PostgreSQL keeps it right when that is renamed, dumped or restored:
+    -- Only the condition of the one on UPDATE names the columns, and PostgreSQL keeps it right when they are renamed, dumped or restored:
     -- the one on DELETE looks there.
     SELECT k.of_table, format('reactions_gone_%s_%s_%s', of_type, k.scope, w.what),
-        format(w.definition, k.of_table, k.column_name, format('%L, %L', of_type, k.scope)),
-        ARRAY[of_type::text, k.scope::text], CASE w.what WHEN 'update' THEN k.column_name END
+        format(w.definition, k.of_table,
+            (SELECT string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', c), ' OR ') FROM unnest(k.column_names) c),
+            format('%L, %L', of_type, k.scope)),
+        ARRAY[of_type::text, k.scope::text], CASE w.what WHEN 'update' THEN k.column_names END
     FROM reactions._gone_keys(of_type) k,
         (VALUES
             ('delete', 'AFTER DELETE ON %1$s REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactions._gone(%3$s)'),
-            ('update', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (OLD.%2$I IS DISTINCT FROM NEW.%2$I) EXECUTE FUNCTION reactions._refuse_gone(%3$s)'),
+            ('update', 'AFTER UPDATE ON %1$s FOR EACH ROW WHEN (%2$s) EXECUTE FUNCTION reactions._refuse_gone(%3$s)'),
             ('truncate', 'BEFORE TRUNCATE ON %1$s FOR EACH STATEMENT EXECUTE FUNCTION reactions._refuse_gone(%3$s)')
         ) w (what, definition);
 END;
@@ -179,7 +184,7 @@ BEGIN ATOMIC
     WHERE NOT EXISTS (
         SELECT FROM pg_trigger g
         WHERE g.tgrelid = t.of_table AND g.tgname = t.name AND g.tgenabled = 'A'
-            AND (t.compared IS NULL OR t.compared = reactions._compared_column(t.of_table, t.name))
+            AND (t.compared IS NULL OR t.compared = reactions._compared_columns(t.of_table, t.name))
             AND g.tgargs = coalesce((SELECT string_agg(convert_to(a, getdatabaseencoding()) || '\x00', '' ORDER BY n)
                                      FROM unnest(t.arguments) WITH ORDINALITY AS u (a, n)), ''))
     ORDER BY t.of_table, t.name;
@@ -194,9 +199,11 @@ DECLARE
 BEGIN
     IF EXISTS (SELECT FROM reactions.entity_type t JOIN pg_class c ON c.oid = t.legacy_table WHERE t.type_id = of_type) THEN
         INSERT INTO reactions._referenced (type_id, of_table, scope, column_name)
-            SELECT of_type, k.* FROM reactions._gone_keys(of_type) k ON CONFLICT DO NOTHING;
+            SELECT of_type, k.of_table, k.scope, unnest(k.column_names) FROM reactions._gone_keys(of_type) k ON CONFLICT DO NOTHING;
         DELETE FROM reactions._referenced r
-            WHERE r.type_id = of_type AND (r.of_table, r.scope, r.column_name) NOT IN (SELECT k.* FROM reactions._gone_keys(of_type) k);
+            WHERE r.type_id = of_type AND NOT EXISTS (
+                SELECT FROM reactions._gone_keys(of_type) k
+                WHERE k.of_table = r.of_table AND k.scope = r.scope AND r.column_name = ANY (k.column_names));
         RETURN;
     END IF;
     FOR found IN
@@ -209,8 +216,8 @@ BEGIN
             HINT = format('Where they are deleted now, call reactions.%s.', CASE found.scope WHEN 'u' THEN 'forget_user' ELSE 'forget_entity' END);
     END LOOP;
     FOR found IN
-        SELECT k.* FROM reactions._gone_keys(of_type) k
-        WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.of_table AND a.attname = k.column_name)
+        SELECT k.of_table, c.column_name FROM reactions._gone_keys(of_type) k, unnest(k.column_names) AS c (column_name)
+        WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = k.of_table AND a.attname = c.column_name)
     LOOP
         PERFORM reactions._refuse(format('column "%s" of table %s does not exist', found.column_name, found.of_table),
             'It was renamed when its triggers were missing: give it this name back, call this again, and rename it then.', 'undefined_column');
@@ -289,14 +296,6 @@ BEGIN
     IF NOT found.backfilled THEN
         PERFORM reactions._refuse(format('the table of entity type "%s" is not brought over yet', of_type),
             'Its rows would be read as none. reactions.backfill shows how far it is; this cannot be forced.');
-    END IF;
-    IF EXISTS (
-        SELECT FROM reactions._outbox o
-        WHERE o.type_id = found.type_id AND o.user_id = 0 AND o.entity_id = 0 AND o.scope = 't'
-            AND NOT EXISTS (SELECT FROM reactions._mirror m WHERE o.version <= m.floor)
-    ) THEN
-        PERFORM reactions._refuse(format('a TRUNCATE of the table of entity type "%s" is still on its way to ClickHouse', of_type),
-            'What it has emptied would be read as it was before. Try again when reactions.mirror_status shows a floor above it.');
     END IF;
     IF EXISTS (SELECT FROM reactions._missing_triggers(found.type_id)) THEN
         PERFORM reactions._refuse(format('entity type "%s" is not prepared for phase stop_writes', of_type),
@@ -394,6 +393,13 @@ BEGIN
     condition := 'statements';
     objects := ARRAY(SELECT * FROM reactions._statements_on(of_table, pattern));
     RETURN NEXT;
+
+    condition := 'refused';
+    objects := ARRAY(
+        SELECT format('%s in reactions.write_back_refused', count(*)) FROM reactions.write_back_refused r
+        WHERE r.type_id = of_type HAVING count(*) > 0);
+    RETURN NEXT;
 END
 $$;
-COMMENT ON FUNCTION _advice(smallint) IS 'what is around an attached table that will not do its work, or not find what it looks for, when the table is frozen';
+COMMENT ON FUNCTION _advice(smallint) IS
+    'what is around an attached table that will not do its work, or not find what it looks for, when the table is frozen, and what the table has refused, which then comes into view';

@@ -308,11 +308,12 @@ BEGIN
             EXECUTE format('ALTER SEQUENCE %I.%I OWNED BY %s.%I', item ->> 'schema', item ->> 'name', qualified, item ->> 'column');
         END IF;
     END LOOP;
+    PERFORM reactions._rehearse_restore(description, qualified::regclass);
     RETURN qualified::regclass;
 END
 $$;
 COMMENT ON FUNCTION _restore_table(jsonb, text, text) IS
-    'makes the table of an archive''s manifest without rows, indexes, constraints and privileges; drops what an attempt before has left';
+    'makes the table of an archive''s manifest without rows, indexes, constraints and privileges, when it is sure that it can have these; drops what an attempt before has left';
 
 CREATE FUNCTION _restore_steps(
     description jsonb, of_table regclass, OUT step text, OUT statement text, OUT removes_rows boolean
@@ -449,6 +450,41 @@ END
 $$;
 COMMENT ON FUNCTION _restore_properties(jsonb, regclass) IS
     'gives a restored table its sequence values, comments, triggers, privileges and owner; returns what could not be given';
+
+CREATE FUNCTION _rehearse_restore(description jsonb, of_table regclass) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found record;
+    step text;
+    is_complete boolean := false;
+    state text;
+    problem text;
+BEGIN
+    BEGIN
+        FOR found IN SELECT s.step, s.statement FROM reactions._restore_steps(description, of_table) s LOOP
+            step := found.step;
+            EXECUTE found.statement;
+        END LOOP;
+        step := 'triggers, comments and privileges';
+        PERFORM reactions._restore_properties(description, of_table);
+        is_complete := true;
+        -- Taken back: rows are loaded without.
+        RAISE SQLSTATE 'P0001';
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
+    END;
+    IF NOT is_complete THEN
+        RAISE EXCEPTION USING ERRCODE = state,
+            MESSAGE = format('table %s cannot be what it was: %s', of_table, step),
+            DETAIL = format('%s.', problem),
+            HINT = 'Something that it needs was renamed or dropped since it was archived, or a name is taken that it had. Give that its former '
+                'name back, or make it again. After the restore it may be renamed: foreign keys and triggers follow. Nothing was loaded.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _rehearse_restore(jsonb, regclass) IS
+    'gives a table without rows all that an archive says it had, and takes it back: what cannot be given is found before the load';
 
 CREATE FUNCTION _attach_restored(entity_type text, of_table regclass, table_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

@@ -38,9 +38,9 @@ final class Caller {
         var clickHouseDatabase = ""
         var clickHouseUser = ""
         var clickHousePassword = ""
-        var connectTimeout: Int32 = 2_000
-        var timeout: Int32 = 2_000
-        var clickHouseTimeout: Int32 = 10_000
+        var connectTimeout: Int32 = 60_000
+        var timeout: Int32 = 60_000
+        var clickHouseTimeout: Int32 = 60_000
         var fillWait: Int32 = 30
         var hashThreshold: Int32 = 0
     }

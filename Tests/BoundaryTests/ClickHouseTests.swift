@@ -160,7 +160,7 @@ extension Boundary {
             _ = rx_step(cancelled, 0)
             rx_end(cancelled)
             server.resume()
-            caller.settings.clickHouseTimeout = 10_000
+            caller.settings.clickHouseTimeout = 60_000
             try await eventually("a read succeeds") {
                 (try? caller.read([7], truth: RX_TRUTH_CLICKHOUSE).flags) == [7: 1]
             }

@@ -153,8 +153,6 @@ extension Boundary {
         @Test func aServerThatIsDownTakesItsUsersAlone() async throws {
             let cluster = try await RedisCluster.start()
             let caller = caller(cluster)
-            caller.settings.connectTimeout = 200
-            caller.settings.timeout = 200
             caller.truth.table = [7: 1]
             let users = try users(cluster, caller)
             for user in users { _ = try caller.read(user: user, [7]) }
@@ -181,10 +179,10 @@ extension Boundary {
         }
 
         @Test func aReplicaThatTakesOverIsFoundAndStartsCold() async throws {
-            let cluster = try await RedisCluster.start()
+            let cluster = try await RedisCluster.start(nodeTimeout: .seconds(2))
             let caller = caller(cluster)
-            caller.settings.connectTimeout = 200
-            caller.settings.timeout = 200
+            caller.settings.connectTimeout = 2_000
+            caller.settings.timeout = 2_000
             caller.truth.table = [7: 1]
             _ = try caller.read([7])
             let master = try cluster.owner(of: key(1, caller))
@@ -198,7 +196,7 @@ extension Boundary {
             }
             master.kill()
             caller.truth.table = [7: 2]
-            try await eventually(within: .seconds(30), "the replica is asked") {
+            try await eventually("the replica is asked") {
                 (try? caller.read([7]).flags) == [7: 2]
             }
             #expect(try caller.read([7]).wanted == [])

@@ -45,7 +45,7 @@ extension Boundary {
 
         @Test func othersWaitForTheAgentToInstallIt() async throws {
             let (caller, installer) = try await make()
-            caller.settings.fillWait = 5_000
+            caller.settings.fillWait = 60_000
             _ = try caller.counts([1], table: { _ in [0, 0, 0, 0] })
             var waits = 0
             caller.whileWaiting = {
@@ -60,7 +60,7 @@ extension Boundary {
 
         @Test func whoHasWaitedInVainAsksTheTruthAndDoesNotWaitAgainSoon() async throws {
             let (caller, _) = try await make()
-            caller.settings.fillWait = 150
+            caller.settings.fillWait = 1_000
             _ = try caller.counts([1], table: { _ in [0, 0, 0, 0] })
             _ = caller.takeCounters()
             #expect(try caller.counts([1], table: { _ in [4, 0, 0, 0] }).wanted == [[1]])

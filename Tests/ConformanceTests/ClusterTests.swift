@@ -14,7 +14,7 @@ import Testing
     }
 
     private func delivered(_ chunk: Chunk, _ sink: ClickHouseSink) async throws {
-        try await eventually(within: .seconds(60), "the cluster takes the chunk") {
+        try await eventually("the cluster takes the chunk") {
             do {
                 try await sink.insert(chunk, catalog: Fixture.catalog)
                 return true
@@ -31,7 +31,7 @@ import Testing
         let sink = ClickHouseSink(
             try ClickHouseSettings(
                 url: alive.url, database: fixture.database, user: cluster.user, password: cluster.password,
-                requestTimeout: .seconds(3)))
+                requestTimeout: .seconds(10)))
         try await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog)
         for server in cluster.shards[0] { server.kill() }
         for _ in 0..<3 {
@@ -81,7 +81,7 @@ import Testing
         let fixture = try await Fixture(cluster)
         let settings = try ClickHouseSettings(
             url: cluster.url, database: fixture.database, user: cluster.user, password: cluster.password,
-            requestTimeout: .seconds(4))
+            requestTimeout: .seconds(10))
         let sink = ClickHouseSink(settings)
         try await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog)
         // The second replica has all that is confirmed, and answers when the first is gone.

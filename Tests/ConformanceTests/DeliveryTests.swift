@@ -137,7 +137,7 @@ import Testing
     @Test func onAServer1816ALateAttemptIsFoundAfterItsDeadline() async throws {
         let fixture = try await Fixture(.server)
         let proxy = try fixture.proxy
-        let sink = try fixture.sink(through: proxy, requestTimeout: .seconds(1))
+        let sink = try fixture.sink(through: proxy, requestTimeout: .seconds(3))
         proxy.breakNext(containing: "query=INSERT", .loseAnswer)
         await #expect(throws: SinkError.self) { try await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog) }
         try await eventually { (try? await sink.insert(.hundred(batch: 1), catalog: Fixture.catalog)) != nil }

@@ -20,9 +20,11 @@ import Testing
             most = max(most, names.count)
             return names
         }
-        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"])
+        let agent = try site.stack.startAgent([
+            "--set", "match.watch_interval=100ms", "--set", "clickhouse.timeout=60s",
+        ])
         defer { agent.stop(15) }
-        try await eventually(within: .seconds(60), "it is sealed and matched") {
+        try await eventually("it is sealed and matched") {
             _ = try look()
             return try site.value("SELECT last_clean_at IS NOT NULL FROM reactions.match_status") == "t"
         }

@@ -23,7 +23,7 @@ import Testing
     }
 
     private func end(_ process: ServerProcess) async throws -> String {
-        try await eventually(within: .seconds(60), "the archive ends") { !process.isRunning }
+        try await eventually("the archive ends") { !process.isRunning }
         return process.log
     }
 
@@ -91,7 +91,7 @@ import Testing
         #expect(await site.archive("--then", "drop", "--max-file-rows", "300").hasEndedWell)
         try site.session.execute("DELETE FROM \"User\" WHERE id IN (11, 12); DELETE FROM \"Image\" WHERE id = 44")
         try site.session.execute("CALL reactions.forget_user(13)")
-        try await eventually(within: .seconds(60), "the user's reactions are gone") {
+        try await eventually("the user's reactions are gone") {
             try site.session.value("SELECT bool_and(state <> 'requested') FROM reactions.forgotten_user") == "t"
         }
         let restored = await site.restore()
@@ -169,7 +169,7 @@ import Testing
         defer { site.agent.stop(15) }
         let (process, gate) = try await paused(site, then: "drop")
         let rollback = try site.stack.start("rollback", ["Image"], log: "rollback.log")
-        try await eventually(within: .seconds(60), "it is rolled back") { try site.phase() == "switch_reads" }
+        try await eventually("it is rolled back") { try site.phase() == "switch_reads" }
         try site.session.execute("CALL reactions.advance('Image', force => true)")
         try gate.execute("COMMIT")
         let output = try await end(process)
@@ -177,7 +177,7 @@ import Testing
         #expect(try site.phase() == "stop_writes")
         #expect(try site.tableExists())
         // It has waited for the archive's lock to drop its triggers, which the type needs again.
-        try await eventually(within: .seconds(60), "the rollback ends") { !rollback.isRunning }
+        try await eventually("the rollback ends") { !rollback.isRunning }
         #expect(
             try site.session.value("SELECT bool_and(ok) FROM reactions.doctor() WHERE \"check\" = 'gone_Image'") == "t")
         let again = await site.archive("--then", "drop")
@@ -194,7 +194,7 @@ import Testing
         let writer = try site.stack.connect()
         try writer.execute("BEGIN; SELECT reactions.react(1, 1, 'Cry')")
         let process = try site.stack.start("restore", ["Image", "--from", site.directory, "--rollback"])
-        try await eventually(within: .seconds(60), "it tries again") { process.log.contains("trying again") }
+        try await eventually("it tries again") { process.log.contains("trying again") }
         #expect(try site.phase() == "archived")
         try writer.execute("COMMIT")
         let output = try await end(process)

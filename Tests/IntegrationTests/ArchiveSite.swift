@@ -52,7 +52,7 @@ struct ArchiveSite {
     }
 
     private func frozen() async throws {
-        try await eventually(within: .seconds(60), "the table is brought over") {
+        try await eventually("the table is brought over") {
             try session.value("SELECT backfilled FROM reactions.status()") == "t"
         }
         for _ in 1...3 { try session.execute("CALL reactions.advance('Image', true)") }

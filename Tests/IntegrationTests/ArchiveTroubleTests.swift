@@ -59,7 +59,7 @@ import Testing
         let survivor = ArchiveSite(stack: site.stack, session: try site.stack.connect(), agent: site.agent)
         #expect(try survivor.phase() == "stop_writes")
         #expect(try survivor.tableExists())
-        try await eventually(within: .seconds(30), "the agent is back") {
+        try await eventually("the agent is back") {
             try survivor.session.value("SELECT agent_pid IS NOT NULL FROM reactions.mirror_status") == "t"
         }
         let again = await survivor.archive("--then", "drop")
@@ -113,6 +113,46 @@ import Testing
         #expect(try site.phase() == "stop_writes")
     }
 
+    @Test("a key that was renamed, or a function that was dropped, since the archive ends a restore before it loads")
+    func renamedSince() async throws {
+        let site = try await ArchiveSite.make(try await Stack.make(), rows: 500)
+        defer { site.agent.stop(15) }
+        try site.session.execute(
+            """
+            CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+            CREATE TRIGGER own AFTER INSERT ON "ImageReaction" FOR EACH ROW EXECUTE FUNCTION own()
+            """)
+        #expect(await site.archive("--then", "drop").hasEndedWell)
+        func refused(_ change: String, _ words: String..., back: String) async throws {
+            try site.session.execute(change)
+            let attempt = await site.restore()
+            #expect(!attempt.hasEndedWell && !attempt.output.contains("loading"), "\(attempt.output)")
+            for word in words + ["status 256", "hint: Something that it needs was renamed or dropped"] {
+                #expect(attempt.output.contains(word), "\(word) in \(attempt.output)")
+            }
+            #expect(try !site.tableExists())
+            try site.session.execute(back)
+        }
+        try await refused(
+            "ALTER TABLE \"User\" RENAME id TO \"user id\"", "ImageReaction_userId_fkey", "\"id\"",
+            back: "ALTER TABLE \"User\" RENAME \"user id\" TO id")
+        try await refused(
+            "ALTER TABLE \"Image\" RENAME TO \"Picture\"", "ImageReaction_imageId_fkey",
+            back: "ALTER TABLE \"Picture\" RENAME TO \"Image\"")
+        try await refused(
+            "ALTER FUNCTION own RENAME TO other", "triggers",
+            back: "ALTER FUNCTION other RENAME TO own")
+        #expect(try site.phase() == "archived")
+        let restored = await site.restore()
+        #expect(restored.hasEndedWell, "\(restored.output)")
+        // Afterwards everything may be renamed.
+        try site.session.execute(
+            "ALTER TABLE \"User\" RENAME id TO \"user id\"; DELETE FROM \"User\" WHERE \"user id\" = 9")
+        #expect(try site.session.value("SELECT count(*) FROM \"ImageReaction\" WHERE \"userId\" = 9") == "0")
+        #expect(
+            try site.session.value("SELECT count(*) FROM reactions._outbox WHERE scope = 'u' AND user_id = 9") == "1")
+    }
+
     @Test(
         "a restore that is killed leaves a table that the next one drops; a table of that name that is not its own stays"
     )
@@ -130,9 +170,13 @@ import Testing
         #expect(try site.session.value("SELECT count(*) FROM \"ImageReaction\"") == "0")
         try site.session.execute("DROP TABLE \"ImageReaction\"")
 
+        // Who writes keeps the last steps waiting.
+        let writer = try site.stack.connect()
+        try writer.execute("BEGIN; SELECT reactions.react(1, 1, 'Heart')")
         let process = try site.stack.start("restore", ["Image", "--from", site.directory])
-        try await eventually { try site.tableExists() }
+        try await eventually("the table is there") { try site.tableExists() }
         process.stop(SIGKILL)
+        try writer.execute("ROLLBACK")
         #expect(try site.phase() == "archived")
         #expect(
             try site.session.value("SELECT obj_description('\"ImageReaction\"'::regclass)")?.hasPrefix("being restored")

@@ -2,13 +2,17 @@ import TestSupport
 import Testing
 
 @Suite("Matches by itself", .serialized) struct AutomaticMatchTests {
+    /// A match that has failed, be it that ClickHouse was late once, is tried again after ten minutes.
+    private static let patient = ["--set", "clickhouse.timeout=60s"]
+
     @Test("a trigger that was disabled and enabled again is noticed, and what was lost meanwhile is found and told")
     func lostDeletes() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 5_000)
         let port = try FreePort.next()
-        let agent = try site.stack.startAgent([
-            "--set", "match.watch_interval=100ms", "--set", "agent.http_port=\(port)",
-        ])
+        let agent = try site.stack.startAgent(
+            [
+                "--set", "match.watch_interval=100ms", "--set", "agent.http_port=\(port)",
+            ] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         // The first full match comes by itself.
@@ -37,7 +41,7 @@ import Testing
         }
 
         // Clean by a match of everything: nothing is wanted any more. The agent's own match may be in the way.
-        try await eventually(within: .seconds(30)) { await site.match("--repair").hasEndedWell }
+        try await eventually { await site.match("--repair").hasEndedWell }
         #expect(try site.value("SELECT match_wanted FROM reactions._mirror") == nil)
         #expect(
             try site.value(
@@ -49,13 +53,13 @@ import Testing
     @Test("a trigger that is missing or not enabled for replicas, and a table that could not be attached, are noticed")
     func problems() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 1_000)
-        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"])
+        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         func notices(_ change: String, _ problem: String?) async throws {
             let before = try site.value("SELECT altered_at FROM reactions._capture_seen")
             try site.session.execute(change)
-            try await eventually(within: .seconds(20), change) {
+            try await eventually(change) {
                 try site.value("SELECT altered_at FROM reactions._capture_seen") != before
             }
             #expect(try site.value("SELECT capture_problem FROM reactions.match_status") == problem)
@@ -135,9 +139,10 @@ import Testing
     @Test("rows that capture did not see are found among the recent ones, without its triggers")
     func recent() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 20_000)
-        let agent = try site.stack.startAgent([
-            "--set", "match.recent_interval=1s", "--set", "match.watch_interval=1h",
-        ])
+        let agent = try site.stack.startAgent(
+            [
+                "--set", "match.recent_interval=1s", "--set", "match.watch_interval=1h",
+            ] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         func runs() throws -> Int {
@@ -146,10 +151,10 @@ import Testing
                     "SELECT count(*) FROM reactions.match_run WHERE scope = 'recent' AND finished_at IS NOT NULL") ?? ""
             ) ?? 0
         }
-        try await eventually(within: .seconds(30)) { try runs() > 1 }
+        try await eventually { try runs() > 1 }
         for seed in 0..<5 { try MatchSite.write(site.session, seed: seed) }
         let before = try runs()
-        try await eventually(within: .seconds(30)) { try runs() > before + 1 }
+        try await eventually { try runs() > before + 1 }
         // What was written was looked at, and no more: a small part of the table.
         let looked =
             Int(try site.value("SELECT max(compared) FROM reactions.match_run WHERE scope = 'recent'") ?? "") ?? 0
@@ -160,7 +165,7 @@ import Testing
             INSERT INTO "ImageReaction" ("userId", "imageId", reaction) VALUES (301, 1, 'Like');
             UPDATE "ImageReaction" SET reaction = 'Cry' WHERE id = (SELECT min(id) FROM "ImageReaction" WHERE reaction = 'Heart')
             """)
-        try await eventually(within: .seconds(30)) {
+        try await eventually {
             try site.value("SELECT differences FROM reactions.match_status") == "2"
         }
         #expect(
@@ -168,14 +173,14 @@ import Testing
                 == "1")
         // The next one does not look at them again, but they are still told.
         let after = try runs()
-        try await eventually(within: .seconds(30)) { try runs() > after + 1 }
+        try await eventually { try runs() > after + 1 }
         #expect(try site.value("SELECT differences FROM reactions.match_status") == "2")
     }
 
     @Test("what is written through a parent that the table was made a partition of is found and told")
     func partition() async throws {
         let site = try MatchSite.make(try await Stack.make(), rows: 1_000)
-        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"])
+        let agent = try site.stack.startAgent(["--set", "match.watch_interval=100ms"] + Self.patient)
         defer { agent.stop(15) }
         try await site.site.sealed()
         try site.session.execute(
@@ -187,7 +192,7 @@ import Testing
         try await eventually {
             try site.value("SELECT capture_problem FROM reactions.match_status")?.contains("is a partition") == true
         }
-        try await eventually(within: .seconds(30)) {
+        try await eventually {
             try site.differences().contains(["missing", "301", "1", "1", "0"])
         }
         #expect(

@@ -38,12 +38,17 @@ struct BackfillSite {
         try session.execute("UPDATE reactions._backfill SET range_blocks = 4 WHERE sealed_at IS NULL")
     }
 
-    func sealed(within limit: Duration = .seconds(120)) async throws {
-        do {
-            try await eventually(within: limit, "the backfill is sealed") {
-                try session.value("SELECT state FROM reactions.backfill") == "sealed"
-            }
-        } catch {
+    func sealed() async throws {
+        try await reaches("the backfill is sealed", within: .seconds(180)) {
+            try session.value("SELECT state FROM reactions.backfill") == "sealed"
+        }
+    }
+
+    /// As `eventually`; an error tells the state.
+    func reaches(
+        _ what: String, within limit: Duration = .seconds(120), _ condition: () throws -> Bool
+    ) async throws {
+        do { try await eventually(within: limit, what, condition) } catch {
             throw TestSupportError("\(error): \(try state())")
         }
     }

@@ -17,7 +17,7 @@ import Testing
         let listener = try stack.connect()
         try listener.execute("LISTEN reactions")
         for round in 1...3 {
-            try await eventually(within: .seconds(30), "the agent sleeps") { try isAsleep() }
+            try await eventually("the agent sleeps") { try isAsleep() }
             try session.execute("SELECT reactions.react(1, \(round), 'Like')")
             try await eventually("the event is mirrored") {
                 try stack.clickHouseRows("SELECT 1 FROM {db}.entityMetricEvents WHERE entityId = \(round)").count == 1

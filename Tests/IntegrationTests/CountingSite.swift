@@ -46,7 +46,7 @@ struct CountingSite {
 
     /// Has every entity missed until Redis has it.
     func warm() async throws {
-        try await eventually(within: .seconds(60), "every entity is in Redis") {
+        try await eventually("every entity is in Redis") {
             _ = try served()
             return try session.value(
                 "SELECT bool_and((reactions.entity_status(e)).tier IS NOT NULL) FROM generate_series(0, 9) e") == "t"

@@ -20,8 +20,8 @@ import Testing
             try control.value("SELECT query FROM pg_stat_activity WHERE pid = \(pid)")?.contains("detach") == true
         }
         for user in 2...20 {
-            let taken = try milliseconds { try second.execute(insert(user)) }
-            #expect(taken < 1000, "took \(taken) ms")
+            // The first one does not end before they have.
+            try second.execute(insert(user))
         }
         try second.execute("SELECT reactions.react(21, 1, 'Like')")
         try first.execute("COMMIT")

@@ -57,7 +57,7 @@ import Testing
         try stack.redisDeployment.command("HSET", map, "7", "0", "90", "2")
         #expect(try read(session) == "60")
         // Taken by the agent.
-        try await eventually(within: .seconds(40), "the differences are known") {
+        try await eventually("the differences are known") {
             try session.value("SELECT sum(differing) FROM reactions.compared_reads") == "2"
         }
         let found = "SELECT entity_id, in_table, in_cache FROM reactions.mismatches ORDER BY 1"
@@ -65,7 +65,7 @@ import Testing
         let condition = "SELECT ok FROM reactions.readiness('Image') WHERE condition = 'mismatches'"
         #expect(try session.value(condition) == "f")
         // The second look comes when events had their time.
-        try await eventually(within: .seconds(40), "the differences are looked at again") {
+        try await eventually("the differences are looked at again") {
             try session.value("SELECT count(*) FROM reactions.mismatch WHERE class IS NULL") == "0"
         }
         let classes = try session.query("SELECT class FROM reactions.mismatches").map { $0[0] }

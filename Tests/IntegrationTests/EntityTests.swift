@@ -147,7 +147,7 @@ import Testing
         let mirrored = try page(session, 7, 1, after: nil)
 
         // And back: what began by the newest event goes on so.
-        try await eventually(within: .seconds(60), "the type is back") {
+        try await eventually("the type is back") {
             try session.execute("CALL reactions.rollback('Image')")
             return try session.value("SELECT phase FROM reactions.status()") == "attached"
         }

@@ -75,7 +75,7 @@ import Testing
         #expect("\(found, default: "")".contains("restart_backfill('Image')"))
         try await new.drained(survivor)
         try survivor.execute("SELECT reactions.restart_backfill('Image')")
-        try await eventually(within: .seconds(60), "the table is brought over anew") {
+        try await eventually("the table is brought over anew") {
             try survivor.value("SELECT backfilled FROM reactions.status()") == "t"
         }
         _ = try await new.reactiond("match")
@@ -144,7 +144,7 @@ import Testing
         if losesTheArchive {
             #expect(try survivor.value("SELECT to_regclass('\"ImageReaction\"') IS NOT NULL") == "t")
             // The match that a failover asks for comes first; then the files are found to be what the table is.
-            try await eventually(within: .seconds(60), "what was written is used") {
+            try await eventually("what was written is used") {
                 try survivor.value("SELECT match_wanted IS NULL FROM reactions.mirror_status") == "t"
             }
             #expect(try await new.reactiond("archive", archive).contains("has a finished archive: checking it"))

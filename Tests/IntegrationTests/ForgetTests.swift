@@ -187,7 +187,7 @@ import Testing
         #expect(try rows(of: 3, stack) == 0)
 
         try session.execute("SELECT reactions.restart_backfill('Image')")
-        try await eventually(within: .seconds(60), "the backfill is sealed") {
+        try await eventually("the backfill is sealed") {
             try session.value("SELECT state FROM reactions.backfill WHERE entity_type = 'Image'") == "sealed"
         }
         #expect(try rows(of: 3, stack) == 0)
@@ -264,7 +264,7 @@ import Testing
         try await stack.drained(session)
         for user in 1...20 { try session.execute("CALL reactions.forget_user(\(user))") }
         let waiting = "SELECT count(*) FROM reactions.forgotten_user WHERE waits_for = 'clickhouse'"
-        try await eventually(within: .seconds(60), "nothing is in the outbox") { try session.value(waiting) != "0" }
+        try await eventually("nothing is in the outbox") { try session.value(waiting) != "0" }
         first.stop(9)
         let pending = "SELECT count(*) FROM reactions.forgotten_user WHERE state <> 'erased'"
         for milliseconds in [900, 1_300, 1_700] where try session.value(pending) != "0" {
@@ -274,7 +274,7 @@ import Testing
         }
         let agent = try stack.startAgent(["--set", "mirror.batch_retention=1s"])
         defer { agent.stop(15) }
-        try await eventually(within: .seconds(90), "all are erased") { try session.value(pending) == "0" }
+        try await eventually("all are erased") { try session.value(pending) == "0" }
         for table in ["entityMetricEvents", "reactionsByEntity"] {
             #expect(try stack.clickHouseRows("SELECT min(userId), count() FROM {db}.\(table)") == [["21", "400"]])
         }

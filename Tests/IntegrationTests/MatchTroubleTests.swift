@@ -36,6 +36,7 @@ import Testing
         #expect(await site.match().hasEndedWell)
 
         try site.session.execute("TRUNCATE \"ImageReaction\"")
+        try await site.site.sealed()
         try await site.stack.drained(site.session)
         #expect(await site.match().hasEndedWell)
         #expect(try site.run()[0] == "0")

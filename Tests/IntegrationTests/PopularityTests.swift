@@ -28,7 +28,7 @@ import Testing
         defer { agent.stop(15) }
         try react(session, user: "g", entity: "42", Self.reactors)
         try react(session, user: "7", entity: "g", Self.reactions)
-        try await stack.drained(session, within: .seconds(180))
+        try await stack.drained(session, within: .seconds(400))
         // Maps of some of those whom Redis has to be told of.
         let ask =
             "SELECT count(*) FROM generate_series(1001, 1010) g WHERE reactions.flags(g, 42) = 1 AND reactions.flags(7, g) = 1"
@@ -36,7 +36,7 @@ import Testing
 
         let began = ContinuousClock.now
         try session.execute("DELETE FROM image WHERE id = 42; DELETE FROM person WHERE id = 7")
-        try await stack.drained(session, within: .seconds(180))
+        try await stack.drained(session, within: .seconds(400))
         let took = ContinuousClock.now - began
         print(
             "\(Self.reactors + Self.reactions) reactions were gone after \(took), agent's peak \(try peak(of: agent) >> 10) MB"

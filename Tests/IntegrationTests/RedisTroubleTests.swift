@@ -38,9 +38,10 @@ import Testing
                 zip(site.workers, before).allSatisfy { $0.rounds > $1 + 20 }
             }
         } catch {
+            let rounds = site.workers.map { "\($0.rounds) rounds, \($0.unavailable) unavailable, wrong \($0.wrong)" }
             site.workers.forEach { $0.stop() }
             await ended
-            throw error
+            throw TestSupportError("\(error): \(rounds); \(site.stack.agentLog().suffix(3_000))")
         }
         site.workers.forEach { $0.stop() }
         await ended
@@ -111,7 +112,7 @@ import Testing
 
     @Test("a failover and one back, by sentinels and under load, lose no reaction")
     func failovers() async throws {
-        let deployment = try await RedisSentinels.start()
+        let deployment = try await RedisSentinels.start(downAfter: .seconds(2))
         let site = try await site(on: deployment)
         try await work(site) {
             let old = try deployment.master()
@@ -180,7 +181,7 @@ private final class Worker: Sendable {
                 // What Redis did not take at the commit the agent brings.
                 let start = ContinuousClock.now
                 while try read(reaction) != flags {
-                    guard ContinuousClock.now - start < .seconds(20) else {
+                    guard ContinuousClock.now - start < .seconds(120) else {
                         state.withLock { $0.wrong.append("\(reaction) does not get flags \(flags)") }
                         break
                     }

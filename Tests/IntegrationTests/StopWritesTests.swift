@@ -91,9 +91,10 @@ import Testing
         let other = try stack.connect()
         try session.execute("BEGIN; SELECT reactions.react(1, 1, 'Like')")
         let admin = try stack.connect()
+        let pid = admin.backendPID
         async let advanced = onThread { Result { try admin.execute("CALL reactions.advance('Image', force => true)") } }
         try await eventually("the flip is tried") {
-            try other.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'CALL%'")
+            try other.value("SELECT count(*) FROM pg_stat_activity WHERE pid = \(pid) AND wait_event = 'PgSleep'")
                 == "1"
         }
         for entity in 1...20 {

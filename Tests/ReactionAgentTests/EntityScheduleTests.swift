@@ -267,18 +267,19 @@ private final class World {
             let values: [String?] = (held.array ?? []).map(\.string)
             let text = values.first.flatMap(\.self).map { Array($0.utf8) } ?? []
             guard let marker = EntityMarker(ByteCursor(text), stamp: stamp) else {
-                #expect(!isWhole, "\(when): entity \(entity) is absent")
+                try #require(!isWhole, "\(when): entity \(entity) is absent")
                 continue
             }
             let everything = CountedChunk(batch: BatchNumber(rawValue: .max), part: .max)
             let truth = reactors(of: entity, through: isWhole ? everything : marker.counted)
             let (likes, hearts) = (truth.count { $0.flags & 1 != 0 }, truth.count { $0.flags & 2 != 0 })
-            #expect(
+            try #require(
                 values.dropFirst() == ["\(likes)", "\(hearts)", "\(likes + hearts)", "\(truth.count)"],
                 "\(when): entity \(entity) as of \(marker.counted)")
             let list = key(entity, marker.tier == .viral ? "sample" : "reactions")
             let length = try redis.command("STRLEN", list).integer
-            #expect(length == 0 && !isWhole || length == Int64(29 + 20 * truth.count), "\(when): list of \(entity)")
+            try #require(
+                length == 0 && !isWhole || length == Int64(29 + 20 * truth.count), "\(when): list of \(entity)")
         }
     }
 }

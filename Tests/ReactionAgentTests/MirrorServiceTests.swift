@@ -24,7 +24,8 @@ import Testing
             #expect(sink.firsts == sink.inserts)
             #expect(cache.versions == Set(written))
             #expect(metrics.isReady)
-            #expect(metrics.text().contains("reactiond_mirror_finished_events_total 200\n"))
+            // The floor is seen as soon as it is committed, the metric a moment later.
+            try await eventually { metrics.text().contains("reactiond_mirror_finished_events_total 200\n") }
         }
         #expect(try writer.value("SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL") == "0")
         let lag = try writer.value(

@@ -110,7 +110,7 @@ import Testing
             "--set", "reconcile.keys_per_second=1000", "--set", "clickhouse.timeout=1s", "--max-repairs", "100",
         ]
         func inItsMiddle(_ run: Int) async throws {
-            try await eventually(within: .seconds(30), "run \(run) is in its middle") {
+            try await eventually("run \(run) is in its middle") {
                 try site.session.value(
                     "SELECT scanned > 0 AND scanned < expected FROM reactions.reconcile_run WHERE reconcile_run_id = \(run)"
                 ) == "t"
@@ -157,11 +157,11 @@ import Testing
         let agent = try site.stack.startAgent(
             Stack.withoutMatches + ["--set", "reconcile.interval=1s", "--set", "agent.http_port=\(port)"])
         defer { agent.stop(15) }
-        try await eventually(within: .seconds(60), "a run has repaired it") {
+        try await eventually("a run has repaired it") {
             try site.session.value(
                 "SELECT count(*) FROM reactions.reconcile_run WHERE repaired = 1 AND finished_at IS NOT NULL") == "1"
         }
-        try await eventually(within: .seconds(30), "the metrics tell of a run") {
+        try await eventually("the metrics tell of a run") {
             let text = try HTTP.request("http://127.0.0.1:\(port)/metrics").text
             return text.contains("reactiond_reconcile_last_run_timestamp_seconds")
                 && text.contains("reactiond_reconcile_duration_seconds")

@@ -96,7 +96,7 @@ final class RedisServer {
 }
 
 /// Polls until `condition` holds.
-func eventually(within limit: Duration = .seconds(10), _ condition: () throws -> Bool) async throws {
+func eventually(within limit: Duration = .seconds(120), _ condition: () throws -> Bool) async throws {
     let deadline = ContinuousClock.now + limit
     while try !condition() {
         guard ContinuousClock.now < deadline else { throw RedisFailure(description: "not so within \(limit)") }

@@ -14,7 +14,12 @@ public final class RedisCluster: RedisDeployment {
     /// - Parameters:
     ///   - configuration: of each server.
     ///   - password: of the default user.
-    public static func start(configuration: [String] = [], password: String? = nil) async throws -> RedisCluster {
+    ///   - nodeTimeout: after which a server that is silent is down for the others, and its replica takes over. A server that a busy
+    ///     machine keeps from answering for so long is, too, so it is short only where a test waits for it.
+    public static func start(
+        configuration: [String] = [], password: String? = nil, nodeTimeout: Duration = .seconds(60)
+    ) async throws -> RedisCluster {
+        let configuration = configuration + ["cluster-node-timeout \(nodeTimeout.components.seconds * 1000)"]
         var servers: [RedisServer] = []
         for _ in slots { servers.append(try await startServer(configuration, password: password)) }
         let cluster = RedisCluster(servers: servers, configuration: configuration)
@@ -30,7 +35,7 @@ public final class RedisCluster: RedisDeployment {
     private static func startServer(_ configuration: [String], password: String? = nil) async throws -> RedisServer {
         try await RedisServer.start(
             configuration: [
-                "cluster-enabled yes", "cluster-port \(try FreePort.next())", "cluster-node-timeout 1000",
+                "cluster-enabled yes", "cluster-port \(try FreePort.next())",
                 // What is on the servers that are left is served.
                 "cluster-require-full-coverage no", "repl-diskless-sync-delay 0",
             ] + configuration, password: password)

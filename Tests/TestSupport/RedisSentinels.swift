@@ -17,9 +17,11 @@ public final class RedisSentinels: RedisDeployment {
     ///   - configuration: of the two servers.
     ///   - password: of the two servers.
     ///   - sentinelPassword: of the sentinels.
+    ///   - downAfter: for how long a master is silent before the sentinels replace it. One that a busy machine keeps from answering for so
+    ///     long is replaced, too, so it is short only where a test waits for it.
     public static func start(
         configuration: [String] = [], password: String? = nil, sentinelConfiguration: [String] = [],
-        sentinelPassword: String? = nil
+        sentinelPassword: String? = nil, downAfter: Duration = .seconds(60)
     ) async throws -> RedisSentinels {
         let secrets = password.map { ["masterauth \($0)"] } ?? []
         let master = try await RedisServer.start(configuration: configuration + secrets, password: password)
@@ -33,7 +35,7 @@ public final class RedisSentinels: RedisDeployment {
             var lines =
                 sentinelConfiguration + [
                     "sentinel monitor \(masterName) 127.0.0.1 \(master.port) 2",
-                    "sentinel down-after-milliseconds \(masterName) 500",
+                    "sentinel down-after-milliseconds \(masterName) \(downAfter.components.seconds * 1000)",
                     "sentinel failover-timeout \(masterName) 3000",
                 ]
             if let password { lines.append("sentinel auth-pass \(masterName) \(password)") }
@@ -82,7 +84,7 @@ public final class RedisSentinels: RedisDeployment {
         let old = try master()
         let other = servers.first { $0 !== old }
         // A replica that has just come is not good enough until the sentinel has heard of it again.
-        try await eventually(within: .seconds(30), "the sentinel begins the failover") {
+        try await eventually("the sentinel begins the failover") {
             try sentinels[0].connect().command("SENTINEL", "FAILOVER", Self.masterName) == .string("OK")
         }
         try await promoted(other)
@@ -90,7 +92,7 @@ public final class RedisSentinels: RedisDeployment {
 
     /// Waits until all sentinels name this server.
     public func promoted(_ server: RedisServer?) async throws {
-        try await eventually(within: .seconds(30), "the sentinels name the new master") {
+        try await eventually("the sentinels name the new master") {
             try sentinels.allSatisfy { sentinel in
                 try sentinel.connect().command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self.masterName).array?.last?
                     .string == server.map { "\($0.port)" }

@@ -53,7 +53,7 @@ public final class ServerProcess: Sendable {
     }
 
     /// Waits until `isReady`; a server that ends before is an error with its log.
-    func waitUntil(within limit: Duration = .seconds(60), _ isReady: () throws -> Bool) async throws {
+    func waitUntil(within limit: Duration = .seconds(180), _ isReady: () throws -> Bool) async throws {
         let deadline = ContinuousClock.now + limit
         while try !isReady() {
             guard isRunning, ContinuousClock.now < deadline else {
@@ -70,7 +70,7 @@ public final class ServerProcess: Sendable {
 /// - Parameter user: whom to run it as; ignored unless the test process runs as root.
 @discardableResult
 public func run(
-    _ command: [String], environment: [String] = [], user: String? = nil, within limit: Duration = .seconds(120)
+    _ command: [String], environment: [String] = [], user: String? = nil, within limit: Duration = .seconds(300)
 ) async throws -> String {
     let directory = try TemporaryDirectory()
     let pid = try Launcher.shared.launch(

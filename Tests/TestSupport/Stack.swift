@@ -38,6 +38,8 @@ public struct Stack: Sendable {
         try stack.set("key_prefix", stack.prefix)
         try stack.set("clickhouse_url", url)
         try stack.set("clickhouse_database", stack.clickHouseDatabase)
+        // A server that answers late is no trouble, unless a test says so.
+        for name in ["redis_connect_timeout", "redis_timeout", "clickhouse_timeout"] { try stack.set(name, "60s") }
         try await stack.reactiond("init-clickhouse", clickHouse.cluster.map { ["--cluster", $0] } ?? [])
         return stack
     }
@@ -114,7 +116,14 @@ public struct Stack: Sendable {
     public func reactiond(
         _ command: String, _ arguments: [String], under wrapper: [String] = []
     ) async throws -> String {
-        try await run(wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + arguments)
+        try await run(
+            wrapper + [Self.reactiondPath, command, "--config", configurationFile()] + Self.patience(command)
+                + arguments)
+    }
+
+    /// An agent that takes over waits for the deadline of the one that was killed, so it is short. A command has time.
+    private static func patience(_ command: String) -> [String] {
+        command == "run" ? [] : ["--set", "clickhouse.timeout=60s"]
     }
 
     /// A path of the test's own.
@@ -132,7 +141,8 @@ public struct Stack: Sendable {
         -> ServerProcess
     {
         try ServerProcess(
-            [Self.reactiondPath, command, "--config", configurationFile()] + arguments, logPath: directory.file(log))
+            [Self.reactiondPath, command, "--config", configurationFile()] + Self.patience(command) + arguments,
+            logPath: directory.file(log))
     }
 
     public func agentLog() -> String {
@@ -142,7 +152,7 @@ public struct Stack: Sendable {
     // MARK: What a test asks
 
     /// Waits until every event that is committed now is confirmed and applied.
-    public func drained(_ session: PostgresConnection, within limit: Duration = .seconds(60)) async throws {
+    public func drained(_ session: PostgresConnection, within limit: Duration = .seconds(180)) async throws {
         try await eventually(within: limit, "the mirror is level with the outbox") {
             try session.value("SELECT events_above_floor FROM reactions.mirror_status") == "0"
         }

@@ -87,6 +87,19 @@ static List *replaced = NIL;
 static uint64 invalidations = 0;
 static uint64 catalog_read_at = 0;	/* `invalidations` when `catalog` was read */
 
+/*
+ * In parallel mode there is no newest snapshot, only the query's, which may be older than an invalidation that was heard of. What was
+ * read by it is right for this snapshot alone: for each row of the query, and not for the next one.
+ */
+static struct
+{
+	bool		is_set;			/* false: `catalog` was read by the newest snapshot */
+	TransactionId xmin;
+	TransactionId xmax;
+	uint32		running;
+	CommandId	command;
+}			read_by;
+
 static const char *const phase_names[] = {
 	"native", "attached", "dual_read", "switch_reads", "stop_writes", "archived", "detached"
 };
@@ -352,9 +365,35 @@ read_catalog(void)
 }
 
 static bool
+is_read_by_this(void)
+{
+	Snapshot	snapshot;
+
+	if (!IsInParallelMode() || !ActiveSnapshotSet())
+		return false;
+	snapshot = GetActiveSnapshot();
+	return read_by.xmin == snapshot->xmin && read_by.xmax == snapshot->xmax && read_by.running == snapshot->xcnt &&
+		read_by.command == snapshot->curcid;
+}
+
+static void
+note_snapshot(void)
+{
+	Snapshot	snapshot;
+
+	if (!(read_by.is_set = IsInParallelMode()))
+		return;
+	snapshot = GetActiveSnapshot();
+	read_by.xmin = snapshot->xmin;
+	read_by.xmax = snapshot->xmax;
+	read_by.running = snapshot->xcnt;
+	read_by.command = snapshot->curcid;
+}
+
+static bool
 is_fresh(void)
 {
-	return catalog != NULL && catalog_read_at == invalidations;
+	return catalog != NULL && catalog_read_at == invalidations && (!read_by.is_set || is_read_by_this());
 }
 
 static Catalog *
@@ -372,13 +411,9 @@ current_catalog(void)
 		MemoryContextSwitchTo(before);
 		catalog = fresh;
 		catalog_read_at = started_at;
-
-		/* In parallel mode the snapshot may be old: use what was read, but read again next time. */
-		if (IsInParallelMode())
-		{
-			invalidations++;
+		note_snapshot();
+		if (read_by.is_set)
 			break;
-		}
 	}
 	return catalog;
 }

@@ -178,22 +178,23 @@ gone_trigger(FunctionCallInfo fcinfo, const char *function)
 	return trigger;
 }
 
-/* The column that the trigger's condition compares. Both its sides are the same one. */
-static AttrNumber
-compared_column(const Trigger *trigger)
+/* The columns that the trigger's condition compares, less FirstLowInvalidHeapAttributeNumber. */
+static Bitmapset *
+compared_columns(const Trigger *trigger)
 {
 	Bitmapset  *columns = NULL;
 
 	pull_varattnos(stringToNode(trigger->tgqual), PRS2_OLD_VARNO, &columns);
-	return bms_singleton_member(columns) + FirstLowInvalidHeapAttributeNumber;
+	return columns;
 }
 
 /*
- * The key of the table. A trigger on DELETE, which is per statement, has no condition and no columns, and an argument would keep a name
- * that a rename, or a number that a dump, makes wrong. The condition of the trigger on UPDATE PostgreSQL keeps right.
+ * The keys of the table by which foreign keys reference it. A trigger on DELETE, which is per statement, has no condition and no columns,
+ * and an argument would keep a name that a rename, or a number that a dump, makes wrong. The condition of the trigger on UPDATE PostgreSQL
+ * keeps right.
  */
-static AttrNumber
-key_column(const GoneTrigger *trigger)
+static Bitmapset *
+key_columns(const GoneTrigger *trigger)
 {
 	const TriggerData *data = trigger->data;
 	const TriggerDesc *triggers = data->tg_relation->trigdesc;
@@ -202,41 +203,42 @@ key_column(const GoneTrigger *trigger)
 
 	for (int i = 0; i < triggers->numtriggers; i++)
 		if (triggers->triggers[i].tgqual != NULL && strcmp(triggers->triggers[i].tgname, name) == 0)
-			return compared_column(&triggers->triggers[i]);
+			return compared_columns(&triggers->triggers[i]);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("trigger \"%s\" of table \"%s\" does not exist", name, RelationGetRelationName(data->tg_relation)),
-			 errdetail("It names the column by which the reactions of entity type \"%s\" are told which rows were deleted.",
+			 errdetail("It names the columns by which the reactions of entity type \"%s\" are told which rows were deleted.",
 					   trigger->type->name),
 			 errhint("SELECT reactions.prepare_stop_writes(%s).", quote_literal_cstr(trigger->type->name))));
 }
 
-/* The ids of the deleted rows. */
+/* The ids of the deleted rows, by any of the keys: whatever referenced one of them is gone. */
 static int64 *
 deleted_ids(const GoneTrigger *trigger, size_t *count)
 {
-	Relation	relation = trigger->data->tg_relation;
-	AttrNumber	attribute = key_column(trigger);
-	TupleTableSlot *slot;
+	TupleDesc	row = RelationGetDescr(trigger->data->tg_relation);
+	Bitmapset  *columns = key_columns(trigger);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(row, &TTSOpsMinimalTuple);
 	size_t		capacity = 64;
 	int64	   *ids = palloc_array(int64, capacity);
-	Oid			type;
 
 	*count = 0;
-	type = TupleDescAttr(RelationGetDescr(relation), attribute - 1)->atttypid;
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsMinimalTuple);
 	tuplestore_rescan(trigger->data->tg_oldtable);
 	while (tuplestore_gettupleslot(trigger->data->tg_oldtable, true, false, slot))
 	{
-		bool		is_null;
-		Datum		value = slot_getattr(slot, attribute, &is_null);
-
 		CHECK_FOR_INTERRUPTS();
-		if (is_null)
-			continue;
-		if (*count == capacity)
-			ids = repalloc_huge(ids, (capacity *= 2) * sizeof(int64));
-		ids[(*count)++] = captured_integer(value, type);
+		for (int column = -1; (column = bms_next_member(columns, column)) >= 0;)
+		{
+			AttrNumber	attribute = column + FirstLowInvalidHeapAttributeNumber;
+			bool		is_null;
+			Datum		value = slot_getattr(slot, attribute, &is_null);
+
+			if (is_null)
+				continue;
+			if (*count == capacity)
+				ids = repalloc_huge(ids, (capacity *= 2) * sizeof(int64));
+			ids[(*count)++] = captured_integer(value, TupleDescAttr(row, attribute - 1)->atttypid);
+		}
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	*count = gone_sort(ids, *count);
@@ -277,6 +279,33 @@ reactions_gone(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
+/* The first of the keys that the UPDATE changes. */
+static const char *
+changed_column(const TriggerData *data)
+{
+	Bitmapset  *columns = compared_columns(data->tg_trigger);
+	TupleDesc	row = RelationGetDescr(data->tg_relation);
+	AttrNumber	attribute = InvalidAttrNumber;
+
+	for (int column = -1; (column = bms_next_member(columns, column)) >= 0;)
+	{
+		Datum		old_value;
+		Datum		new_value;
+		bool		old_is_null;
+		bool		new_is_null;
+
+		attribute = column + FirstLowInvalidHeapAttributeNumber;
+		old_value = slot_getattr(data->tg_trigslot, attribute, &old_is_null);
+		new_value = slot_getattr(data->tg_newslot, attribute, &new_is_null);
+		if (old_is_null != new_is_null)
+			break;
+		if (!old_is_null && captured_integer(old_value, TupleDescAttr(row, attribute - 1)->atttypid) !=
+			captured_integer(new_value, TupleDescAttr(row, attribute - 1)->atttypid))
+			break;
+	}
+	return get_attname(RelationGetRelid(data->tg_relation), attribute, false);
+}
+
 PG_FUNCTION_INFO_V1(reactions_refuse_gone);
 
 /* AFTER UPDATE of the key, per row, and BEFORE TRUNCATE: what cannot be told to the reactions */
@@ -296,8 +325,7 @@ reactions_refuse_gone(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot change column \"%s\" of table \"%s\": reactions of entity type \"%s\" refer to it",
-						get_attname(RelationGetRelid(trigger.data->tg_relation), compared_column(trigger.data->tg_trigger), false),
-						table, trigger.type->name),
+						changed_column(trigger.data), table, trigger.type->name),
 				 errdetail("The reactions are no longer in a table that a foreign key keeps in step."),
 				 errhint("Insert a row with the new value and write its reactions with reactions.set_flags.")));
 	return PointerGetDatum(NULL);

@@ -49,7 +49,8 @@ struct Counting: Sendable {
             try await counter.drop(
                 events.map { EntityID(typeID: $0.typeID, entityID: $0.entityID) }, at: chunk)
         case .type:
-            try await removeAll(of: first.typeID, at: chunk)
+            // The transaction has raised the epoch, and has begun a backfill: nothing of the type is counted before that is sealed.
+            break
         }
     }
 
@@ -61,16 +62,6 @@ struct Counting: Sendable {
         let answer = try await ask()
         try await store.expect(startedAt: server)
         return answer
-    }
-
-    /// A type of which everything is gone. Its transaction has raised the epoch, but what was read of ClickHouse since, and before this was
-    /// confirmed, holds what is gone: so it is raised once more.
-    private func removeAll(of typeID: Int16, at chunk: CountedChunk) async throws {
-        await counter.removeAll(of: typeID, at: chunk)
-        guard try await catalog.raiseEpochs([typeID]) else {
-            throw CacheError(message: "epoch not raised: the type's row is locked")
-        }
-        _ = await counter.use(try await catalog.catalog())
     }
 
     /// The rows that ClickHouse made of users who are gone, whole users at a time: a page that begins with another user than the last one

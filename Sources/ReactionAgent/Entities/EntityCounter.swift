@@ -150,12 +150,6 @@ actor EntityCounter {
         if let failure { throw failure }
     }
 
-    /// Everything of a type is gone: what is being read of it is void, and nothing older than the chunk is read from now on.
-    func removeAll(of typeID: Int16, at chunk: CountedChunk) {
-        position = max(position, chunk)
-        rebuilds.void([typeID])
-    }
-
     private func inShards(_ changes: [EntityChange]) -> [EntityChange] {
         let counts = exchange.catalog.mapValues(\.shardCount)
         func shard(_ change: EntityChange) -> Int32 {

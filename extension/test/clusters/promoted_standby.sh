@@ -31,7 +31,7 @@ sql primary "SELECT reactions.set_flags(2, 2, 1)" >/dev/null
 first=$(sql primary "$generation")
 end=$(sql primary "SELECT pg_current_wal_lsn()")
 caught_up() {
-    for _ in $(seq 200); do
+    for _ in $(seq 1200); do
         [ "$(sql "$1" "SELECT pg_last_wal_replay_lsn() >= '$end'::pg_lsn")" = f ] || return 0
         sleep 0.05
     done

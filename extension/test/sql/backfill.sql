@@ -24,7 +24,7 @@ SELECT bool_and(o.version > b.version)
 FROM reactions._outbox o JOIN reactions._backfill b USING (type_id) JOIN reactions.entity_type t USING (type_id)
 WHERE t.entity_type = 'Filled';
 
--- TRUNCATE begins it anew, above its own event, as long as it is not sealed; a rolled back one does not.
+-- TRUNCATE begins it anew, above its own event; a rolled back one does not.
 BEGIN;
 TRUNCATE test.filled;
 ROLLBACK;
@@ -38,6 +38,8 @@ UPDATE reactions.entity_type SET backfilled = true WHERE entity_type = 'Filled';
 UPDATE reactions._backfill SET sealed_at = now();
 TRUNCATE test.filled;
 SELECT * FROM test.backfills;
+SELECT t.backfilled, b.requested_at IS NOT NULL AS is_requested FROM reactions.entity_type t JOIN reactions._backfill b USING (type_id)
+WHERE t.entity_type = 'Filled' ORDER BY b.version DESC LIMIT 1;
 
 -- An operator begins it anew, also of a table that had no rows; writers meanwhile are waited for, not forever.
 SELECT reactions.restart_backfill('Filled'), reactions.restart_backfill('Unfilled');

@@ -34,6 +34,12 @@ SELECT reactions.add_entity_type('Bild', shard_count => NULL);
 -- Templates that could render to one key: of two types, of one, and of a type's other keys.
 SELECT reactions.add_entity_type('ALPHA');
 SELECT reactions.add_entity_type('Gamma', user_map_key => 'beta:<user>');
+-- Or to one of the agent's. A number is none of its keys.
+SELECT reactions.add_entity_type('Gamma', user_map_key => 'reactions:applied:Alpha:<user>');
+SELECT reactions.add_entity_type('Gamma', entity_key => 'reactions:wanted:Alpha<entity>');
+BEGIN;
+SELECT reactions.add_entity_type('Applied'), reactions.add_entity_type('Wanted', user_map_key => 'reactions:wanted:<user>');
+ROLLBACK;
 \set VERBOSITY sqlstate
 SELECT reactions.add_entity_type('Gamma', user_map_key => 'beta:<shard><user>');
 SELECT reactions.add_entity_type('Gamma', user_map_key => 'beta:7<user>');

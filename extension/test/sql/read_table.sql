@@ -118,6 +118,14 @@ SELECT count(*) FROM test.image WHERE reactions.flags(1, i, 'Read') > 0;
 SELECT count(*) FROM test.image JOIN reactions.flags_many(1, ARRAY(SELECT n FROM generate_series(1, 30) n), 'Read') ON entity_id = i;
 SELECT count(*) FROM test.image JOIN reactions.by_user(1, entity_type => 'Read') ON entity_id = i;
 SELECT reactions.kinds(7, 'Read'), reactions.has(7, 'Cry', 'Read');
+-- The catalog is read once for a query, and not for each of its rows, and anew for the next one.
+SELECT reactions.raise_epoch('Read') > 0;
+BEGIN;
+SELECT sum(reactions.flags(1, i, 'Read')) FROM test.image;
+SELECT count(*) <= 3 FROM pg_backend_memory_contexts WHERE name = 'pg_reactions catalog';
+SELECT reactions.add_kind('Read', 'Late');
+SELECT count(*) FROM test.image WHERE reactions.has(16, 'Late', 'Read');
+ROLLBACK;
 RESET ALL;
 
 -- Types that are changed are noticed at once.

@@ -128,6 +128,12 @@ SELECT reactions._finish_write_back(:request, 2, :'until', 100);
 SELECT reactions._write_back_page(:request, 2, '{1}', '{1}', '{0}', '{15}', '{now}', 1, 1);
 SELECT u, e, k FROM test.returning ORDER BY 1, 2, 3;
 
+-- Nobody takes the type to stop_writes again, where it comes into view, without having looked at it.
+SELECT required, actual, ok FROM reactions.readiness('Returning') WHERE condition = 'refused';
+SELECT reactions.configure('Returning', acknowledged => '{refused}');
+SELECT actual, ok FROM reactions.readiness('Returning') WHERE condition = 'refused';
+SELECT reactions.configure('Returning', acknowledged => '{}');
+
 -- What was refused, and is written after all, ClickHouse has already: the agent finds out what it changes. Maps do not have it, so that
 -- they go when ClickHouse decides again.
 INSERT INTO test.reactor VALUES (99);

@@ -324,3 +324,45 @@ SELECT reactions._write_removal(type_id, 1, NULL) > 0 FROM reactions.entity_type
 SELECT reactions.react(1, 1, 'Like', 'Unbound');
 SELECT reactions.react(1, 1, 'Like', 'Unbound');
 SELECT * FROM test.new_events();
+
+-- Several keys of one table: users who react to users, and a second key by which users are referenced.
+CREATE TABLE test.member (id integer PRIMARY KEY, card bigint UNIQUE, name text);
+INSERT INTO test.member SELECT g, 100 - g, 'member ' || g FROM generate_series(1, 9) g;
+INSERT INTO test.member VALUES (91, 1), (92, 2), (93, 3), (94, NULL);
+CREATE TABLE test.follow (
+    u bigint NOT NULL REFERENCES test.member (id) ON DELETE CASCADE REFERENCES test.member (card) ON DELETE CASCADE,
+    e bigint NOT NULL REFERENCES test.member (id) ON DELETE CASCADE, k text NOT NULL, UNIQUE (u, e, k));
+SELECT reactions.attach('test.follow', 'Follow', 'u', 'e', 'k');
+INSERT INTO test.follow VALUES (1, 5, 'Like'), (2, 5, 'Like'), (3, 5, 'Like'), (3, 6, 'Like');
+CALL reactions.advance('Follow', true);
+CALL reactions.advance('Follow', true);
+CALL reactions.advance('Follow', true);
+SELECT phase FROM reactions.entity_type WHERE entity_type = 'Follow';
+SELECT regexp_replace(pg_get_triggerdef(oid), '(gone_|'')\d+', '\1N', 'g') FROM pg_trigger WHERE tgrelid = 'test.member'::regclass AND tgname LIKE '%update' ORDER BY 1;
+SELECT scope, column_name FROM reactions._referenced WHERE of_table = 'test.member'::regclass ORDER BY 1, 2;
+SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Follow';
+SELECT reactions.prepare_stop_writes('Follow');
+-- By either key, and as an entity; not by what is null.
+CALL test.forget_events();
+DELETE FROM test.member WHERE id = 91;
+SELECT * FROM test.new_events();
+SELECT u, e FROM test.follow ORDER BY 1, 2;
+DELETE FROM test.member WHERE id IN (94, 5);
+SELECT * FROM test.new_events();
+UPDATE test.member SET card = 77 WHERE id = 6;
+UPDATE test.member SET card = NULL WHERE id = 6;
+UPDATE test.member SET id = 66 WHERE id = 7;
+UPDATE test.member SET name = 'six' WHERE id = 6;
+-- Renamed, and without its table.
+ALTER TABLE test.member RENAME card TO "Card no";
+SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Follow';
+SELECT reactions._flip('Follow', 'stop_writes', 'archived', false, NULL);
+DROP TABLE test.follow;
+DELETE FROM test.member WHERE "Card no" = 3;
+SELECT * FROM test.new_events();
+SELECT ok FROM reactions.doctor() WHERE "check" = 'gone_Follow';
+DO $$ BEGIN EXECUTE format('DROP TRIGGER reactions_gone_%s_u_delete ON test.member', (SELECT type_id FROM reactions.entity_type WHERE entity_type = 'Follow')); END $$;
+SELECT reactions.prepare_stop_writes('Follow');
+DELETE FROM test.member WHERE id = 8;
+SELECT * FROM test.new_events();
+DROP TABLE test.member;
