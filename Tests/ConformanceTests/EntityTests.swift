@@ -49,6 +49,19 @@ import Testing
         #expect(one[-43] == [reactor(16, 1, 4)])
         let two = try await store.reactors(of: [42], query(2))
         #expect(two[42] == [reactor(20, 1, 1), reactor(15, .min, 2), reactor(12, 3, 9), reactor(11, -2, 1)])
+
+        // Within a batch: up to the end of a chunk.
+        let chunks = [
+            Chunk(3, part: 0, [.change(30, user: 5, set: 1)]), Chunk(3, part: 7, [.change(31, user: 6, set: 1)]),
+        ]
+        for chunk in chunks { try await fixture.sink.insert(chunk, catalog: Fixture.catalog) }
+        for (part, users) in [(0, [5]), (6, [5]), (7, [6, 5])] as [(Int32, [Int64])] {
+            let query = EntityQuery(type: Fixture.image, asOf: BatchNumber(rawValue: 3), part: part)
+            let like = try await store.counts(of: [42], query)[42]?.first { $0.flag == 1 }
+            #expect(like?.count == 3 + Int64(users.count))
+            let newest = try await store.reactors(of: [42], query)[42]?.prefix(users.count).map(\.position.userID)
+            #expect(newest == users)
+        }
     }
 
     @Test(arguments: Engine.allCases, [1, 2, 3, 100])

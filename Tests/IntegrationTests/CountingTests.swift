@@ -218,6 +218,26 @@ import Testing
         }
     }
 
+    @Test("entities of a table that nobody writes to are in Redis all the same", arguments: [false, true])
+    func withoutABatch(hasRows: Bool) async throws {
+        let stack = try await Stack.make()
+        let session = try stack.connect()
+        try session.execute(
+            """
+            CREATE TABLE reaction (u integer, e integer, kind text NOT NULL, at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (u, e));
+            INSERT INTO reaction SELECT u, 7, 'Like' FROM generate_series(1, \(hasRows ? 40 : 0)) u;
+            SELECT reactions.attach('reaction', 'Image', 'u', 'e', 'kind', 'at', mode => 'exclusive', phase => 'switch_reads')
+            """)
+        let agent = try stack.startAgent()
+        defer { agent.stop(15) }
+        if hasRows { try await stack.reactiond("backfill") }
+        try await eventually("the entity is in Redis") {
+            #expect(try session.value("SELECT reactions.total(7)") == (hasRows ? "40" : "0"))
+            return try session.value("SELECT tier FROM reactions.entity_status(7)") != nil
+        }
+        #expect(try session.value("SELECT reactions.total(7)") == (hasRows ? "40" : "0"))
+    }
+
     @Test("a sample is full though the newest events are one user's")
     func sampleBehindOneUser() async throws {
         let site = try await CountingSite.make()

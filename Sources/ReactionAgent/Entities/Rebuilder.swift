@@ -18,6 +18,8 @@ struct Rebuilder: Sendable {
     /// Then nobody waits: the first one who misses an entity asks the truth himself.
     static let idleFor: Duration = .seconds(10)
     static let quietInterval: Duration = .seconds(1)
+    /// A type that is new, or whose table is brought over by now, may have no batch that tells of it.
+    static let catalogInterval: Duration = .seconds(5)
     static let entitiesPerRound = 500
     /// Reactors whose lists are in memory at a time.
     static let reactorsPerQuestion: Int64 = 200_000
@@ -39,6 +41,7 @@ struct Rebuilder: Sendable {
         var allowance = Double(entitiesPerSecond)
         var last = ContinuousClock.now
         var lastFound = last
+        var lastCatalog = last
         var size = Self.entitiesPerRound
         while !Task.isCancelled {
             let now = ContinuousClock.now
@@ -47,6 +50,10 @@ struct Rebuilder: Sendable {
             last = now
             let pause: Duration
             do {
+                if now - lastCatalog >= Self.catalogInterval {
+                    _ = await counter.use(try await postgres.catalog())
+                    lastCatalog = now
+                }
                 let found = try await round(min(Int(allowance), size))
                 if found > 0 { size = min(2 * size, Self.entitiesPerRound) }
                 allowance -= Double(found)
