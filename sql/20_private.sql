@@ -41,8 +41,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION _raise_epoch(smallint) IS 'makes every user map of the type absent';
 
-CREATE FUNCTION _stats(OUT counter text, OUT value bigint, OUT shared boolean) RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'reactions_stats';
+CREATE FUNCTION _stats(OUT name text, OUT value bigint, OUT shared boolean, OUT since timestamptz) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 21 AS 'MODULE_PATHNAME', 'reactions_stats';
 COMMENT ON FUNCTION _stats() IS 'counters of all sessions if the library is preloaded, else of this session';
 
 CREATE FUNCTION _probe(OUT "check" text, OUT ok boolean, OUT detail text, OUT hint text) RETURNS SETOF record

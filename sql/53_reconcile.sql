@@ -37,6 +37,21 @@ CREATE TABLE reconcile_class (
 COMMENT ON TABLE reconcile_class IS
     'what was found in Redis, counted; class: regular and viral (entities that are right), stale (absent for everybody), user_map, other (watermarks and the like), unknown (not made by this database), unverified (entities that could not be compared with ClickHouse), and the classes of reconcile_finding';
 
+CREATE TABLE reconcile_shard (
+    reconcile_run_id bigint NOT NULL REFERENCES reconcile_run ON DELETE CASCADE,
+    entity_type      text NOT NULL,
+    shard            integer NOT NULL CHECK (shard >= 0),
+    regular_entities bigint NOT NULL CHECK (regular_entities >= 0),
+    viral_entities   bigint NOT NULL CHECK (viral_entities >= 0),
+    -- Memory of Redis by MEMORY USAGE, of all keys of entities, also of those that are stale or wrong; null if Redis does not tell.
+    entity_bytes     bigint CHECK (entity_bytes >= 0),
+    -- Of users, by the shard of their id.
+    user_maps        bigint NOT NULL CHECK (user_maps >= 0),
+    user_map_bytes   bigint CHECK (user_map_bytes >= 0),
+    PRIMARY KEY (reconcile_run_id, entity_type, shard)
+);
+COMMENT ON TABLE reconcile_shard IS 'what a type had in Redis when it was looked through: a row for each of its shards';
+
 CREATE TABLE reconcile_finding (
     reconcile_run_id bigint NOT NULL REFERENCES reconcile_run ON DELETE CASCADE,
     redis_key        text NOT NULL,
@@ -60,3 +75,13 @@ CREATE VIEW reconcile_status AS
     FROM reconcile_run r
     WHERE r.finished_at IS NOT NULL ORDER BY r.reconcile_run_id DESC LIMIT 1;
 COMMENT ON VIEW reconcile_status IS 'what the last reconciliation that ended has found and left';
+
+CREATE VIEW redis_shards AS
+    SELECT t.entity_type, s.shard, s.regular_entities, s.viral_entities, s.entity_bytes, s.user_maps, s.user_map_bytes, last.finished_at
+    FROM reactions.entity_type t
+    CROSS JOIN LATERAL (
+        SELECT r.reconcile_run_id, r.finished_at FROM reactions.reconcile_run r
+        WHERE r.finished_at IS NOT NULL AND t.entity_type = ANY (r.entity_types) ORDER BY r.reconcile_run_id DESC LIMIT 1) last
+    JOIN reactions.reconcile_shard s ON s.reconcile_run_id = last.reconcile_run_id AND s.entity_type = t.entity_type;
+COMMENT ON VIEW redis_shards IS
+    'entities by tier, and memory in Redis, of each shard of each type, as the last reconciliation of the type that ended has found them';

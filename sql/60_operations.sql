@@ -1,11 +1,52 @@
 -- Looking at it. ----------------------------------------------------------------------------------------------------------------
 
+-- By the primary key of each table, which is nearly the order of writing: a backlog of millions is not read to find its oldest event.
+CREATE VIEW _oldest_event AS
+    WITH finished AS (
+        SELECT coalesce(
+            (SELECT pg_snapshot_xmax(b.snapshot) FROM reactions._batch b WHERE b.finished_at IS NOT NULL ORDER BY b.batch DESC LIMIT 1),
+            '0'::xid8) AS xmax)
+    SELECT min(o.written_at) AS written_at FROM finished CROSS JOIN LATERAL (
+        (SELECT e.written_at FROM reactions._outbox_0 e WHERE e.xid >= finished.xmax ORDER BY e.xid, e.version LIMIT 1)
+        UNION ALL
+        (SELECT e.written_at FROM reactions._outbox_1 e WHERE e.xid >= finished.xmax ORDER BY e.xid, e.version LIMIT 1)
+        UNION ALL
+        (SELECT e.written_at FROM reactions._outbox_2 e WHERE e.xid >= finished.xmax ORDER BY e.xid, e.version LIMIT 1)) o;
+COMMENT ON VIEW _oldest_event IS 'when the oldest event was written that is in no finished batch; null without one';
+
 CREATE VIEW stats AS
-    SELECT counter, value, shared FROM reactions._stats()
+    WITH redis AS (
+        SELECT sum(s.regular_entities) AS regular, sum(s.viral_entities) AS viral,
+            CASE WHEN bool_and(s.entity_bytes IS NOT NULL) THEN sum(s.entity_bytes) END AS entity_bytes,
+            CASE WHEN bool_and(s.user_map_bytes IS NOT NULL) THEN sum(s.user_map_bytes) END AS user_map_bytes,
+            min(s.finished_at) AS looked_at
+        FROM reactions.redis_shards s
+    )
+    SELECT s.name, 'counter' AS kind, s.value::numeric AS value,
+        round(s.value / nullif(extract(epoch FROM clock_timestamp() - s.since), 0)::numeric, 3) AS per_second, s.shared, s.since
+    FROM reactions._stats() s
     UNION ALL
-    SELECT 'skipped_rows', coalesce(sum(rows), 0)::bigint, true FROM reactions._skipped;
+    SELECT 'skipped_rows', 'counter', coalesce(sum(rows), 0), NULL, true, NULL FROM reactions._skipped
+    UNION ALL
+    SELECT g.name, 'gauge', g.value, NULL, true, g.since
+    FROM redis r CROSS JOIN LATERAL (VALUES
+        ('regular_entities', r.regular, r.looked_at),
+        ('viral_entities', r.viral, r.looked_at),
+        ('regular_per_viral_entity', round(r.regular / nullif(r.viral, 0), 3), r.looked_at),
+        ('entity_bytes', r.entity_bytes, r.looked_at),
+        ('user_map_bytes', r.user_map_bytes, r.looked_at),
+        ('reconcile_seconds', (SELECT round(extract(epoch FROM s.duration)::numeric, 3) FROM reactions.reconcile_status s),
+            (SELECT s.finished_at FROM reactions.reconcile_status s)),
+        ('reconciled_last_day', (SELECT count(*)::numeric FROM reactions.reconcile_run n
+            WHERE n.finished_at > clock_timestamp() - interval '1 day'), NULL),
+        ('batches_behind', (SELECT count(*)::numeric FROM reactions._batch b WHERE b.finished_at IS NULL), NULL),
+        ('batches_unconfirmed', (SELECT count(*)::numeric FROM reactions._batch b WHERE b.confirmed_at IS NULL AND b.finished_at IS NULL),
+            NULL),
+        ('oldest_event_seconds', (SELECT coalesce(extract(epoch FROM clock_timestamp() - e.written_at)::numeric, 0)
+            FROM reactions._oldest_event e), NULL)
+    ) g (name, value, since);
 COMMENT ON VIEW stats IS
-    'counters since the server started (shared) or since the session started; skipped_rows: captured rows whose kind is no reaction';
+    'counters since the server started (shared) or since the session has the library, with their mean rate; and gauges, null as long as they are not known. since: when the counter began, or as of when the gauge is, if not now';
 
 CREATE VIEW mirror_status AS
     WITH outbox AS (
@@ -18,6 +59,8 @@ CREATE VIEW mirror_status AS
         (SELECT max(b.batch) FROM reactions._batch b) AS last_batch,
         (SELECT max(b.batch) FROM reactions._batch b WHERE b.finished_at IS NOT NULL) AS last_finished_batch,
         (SELECT max(b.finished_at) FROM reactions._batch b) AS last_finished_at,
+        (SELECT count(*) FROM reactions._batch b WHERE b.finished_at IS NULL) AS batches_behind,
+        (SELECT count(*) FROM reactions._batch b WHERE b.finished_at IS NULL AND b.confirmed_at IS NULL) AS batches_unconfirmed,
         (SELECT m.floor FROM reactions._mirror m) AS floor,
         o.events AS events_above_floor,
         o.oldest AS oldest_event_above_floor,
@@ -25,7 +68,7 @@ CREATE VIEW mirror_status AS
         (SELECT m.match_wanted FROM reactions._mirror m) AS match_wanted
     FROM outbox o;
 COMMENT ON VIEW mirror_status IS
-    'how far the mirror is: the agent''s backend, its batches, and the events that are not certain to be mirrored yet';
+    'how far the mirror is: the agent''s backend, its batches, how many are not finished (behind) and not in ClickHouse (unconfirmed), and the events that are not certain to be mirrored yet';
 
 CREATE VIEW parked_events AS
     SELECT p.version, t.entity_type, p.user_id, p.entity_id, p.set_mask, p.clear_mask, p.created_at, p.batch,

@@ -19,7 +19,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA reactions
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA reactions TO reactions_admin;
 GRANT USAGE ON SCHEMA reactions TO pg_monitor;
 GRANT SELECT ON stats, mirror_status, parked_events, backfill, _backfill, _backfill_range, _mirror, _batch, _outbox, _skipped, entity_type, kind, phase_log, match_run, difference, differences, match_status, _capture_seen,
-    reconcile_run, reconcile_class, reconcile_finding, reconcile_status, compared_reads, mismatch, mismatches, write_back, write_backs, write_back_refused TO pg_monitor;
+    reconcile_run, reconcile_class, reconcile_shard, reconcile_finding, reconcile_status, redis_shards, compared_reads, mismatch, mismatches, write_back, write_backs, write_back_refused TO pg_monitor;
 GRANT EXECUTE ON FUNCTION _stats(), _agent_pid(), status(), readiness(text), _refuse(text, text, text), _phase_beside(text, integer),
     _table_problems(regclass, text, name, name, name, name, jsonb), _advice(smallint), _references(smallint),
     _statements_on(regclass, text) TO pg_monitor;

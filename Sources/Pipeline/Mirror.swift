@@ -135,8 +135,32 @@ public struct Mirror: Sendable {
         self.nextLook = now
     }
 
-    /// Batches formed and not finished.
-    public var underWay: Int { entries.count }
+    /// Batches formed and not finished, and of those, what each destination does not have yet.
+    public struct Behind: Equatable, Sendable {
+        public var batches = 0
+        public var clickHouse = 0
+        public var userMaps = 0
+        /// Of those with users or entities that are gone.
+        public var removals = 0
+        public var entities = 0
+
+        public init() {}
+
+        public var byDestination: [(destination: String, batches: Int)] {
+            [("clickhouse", clickHouse), ("user_maps", userMaps), ("removals", removals), ("entities", entities)]
+        }
+    }
+
+    public var behind: Behind {
+        entries.reduce(into: Behind()) { behind, entry in
+            behind.batches += 1
+            if entry.confirmedLag == nil { behind.clickHouse += 1 }
+            if !entry.isApplied { behind.userMaps += 1 }
+            if !entry.isRemoved { behind.removals += 1 }
+            if !entry.isCounted { behind.entities += 1 }
+        }
+    }
+
     public var isRedisFailing: Bool { [applying, removing, counting].contains { $0.failingSince != nil } }
     public var isSinkFailing: Bool { sending.failingSince != nil }
 

@@ -47,6 +47,8 @@ public struct ReconcileTally: Sendable {
     public var kept: Int64 = 0
     public private(set) var counts: [Key: Count] = [:]
     public private(set) var findings: [Finding] = []
+    /// Of every shard of every type that is looked at.
+    public var shards: [ShardUse.Key: ShardUse] = [:]
 
     public init() {}
 

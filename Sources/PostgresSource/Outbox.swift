@@ -66,20 +66,8 @@ extension PostgresSource {
 
     /// How long the oldest event that is in no finished batch has waited, and zero without one.
     static func lag(_ session: PostgresConnection) throws(PostgresError) -> Duration {
-        let last = try session.query(
-            "SELECT snapshot FROM reactions._batch WHERE finished_at IS NOT NULL ORDER BY batch DESC LIMIT 1")
-        let end = last.text(0, 0).flatMap { Snapshot($0) }?.xmax ?? 0
-        // By the index of each table: a backlog of millions is not read to find its oldest event.
-        let oldest = (0..<3).map { table in
-            """
-            (SELECT written_at FROM reactions._outbox_\(table) WHERE xid >= '\(end)'::xid8 ORDER BY xid, version LIMIT 1)
-            """
-        }
         let result = try session.query(
-            """
-            SELECT (extract(epoch FROM clock_timestamp() - min(written_at)) * 1000)::bigint
-            FROM (\(oldest.joined(separator: " UNION ALL "))) o
-            """)
+            "SELECT (extract(epoch FROM clock_timestamp() - written_at) * 1000)::bigint FROM reactions._oldest_event")
         return .milliseconds(max(result.value(0, 0, as: Int64.self) ?? 0, 0))
     }
 

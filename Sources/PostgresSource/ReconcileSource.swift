@@ -176,6 +176,14 @@ public actor ReconcileSource {
                 ("detail", finding.detail), ("is_repaired", "\(finding.isRepaired)"),
             ])
         }
+        let shards = tally.shards.map { key, use in
+            Self.object([
+                ("entity_type", key.entityType), ("shard", "\(key.shard)"),
+                ("regular_entities", "\(use.regularEntities)"), ("viral_entities", "\(use.viralEntities)"),
+                ("entity_bytes", use.entityBytes.map { "\($0)" }), ("user_maps", "\(use.userMaps)"),
+                ("user_map_bytes", use.userMapBytes.map { "\($0)" }),
+            ])
+        }
         _ = try session.query(
             """
             WITH class AS (
@@ -187,10 +195,20 @@ public actor ReconcileSource {
                 SELECT \(run), f.* FROM jsonb_to_recordset($2::jsonb)
                     f (redis_key text, entity_type text, entity_id bigint, class text, detail text, is_repaired boolean)
                 ON CONFLICT DO NOTHING
+            ), shard AS (
+                INSERT INTO reactions.reconcile_shard (reconcile_run_id, entity_type, shard, regular_entities, viral_entities,
+                    entity_bytes, user_maps, user_map_bytes)
+                SELECT \(run), s.* FROM jsonb_to_recordset($3::jsonb)
+                    s (entity_type text, shard integer, regular_entities bigint, viral_entities bigint, entity_bytes bigint,
+                       user_maps bigint, user_map_bytes bigint)
             )
             UPDATE reactions.reconcile_run SET \(Self.columns(tally)), looked_at = clock_timestamp(), finished_at = clock_timestamp()
             WHERE reconcile_run_id = \(run)
-            """, ["[\(classes.joined(separator: ","))]", "[\(findings.joined(separator: ","))]"])
+            """,
+            [
+                "[\(classes.joined(separator: ","))]", "[\(findings.joined(separator: ","))]",
+                "[\(shards.joined(separator: ","))]",
+            ])
     }
 
     /// Keeps what ended a run where the operator finds it.

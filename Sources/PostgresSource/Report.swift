@@ -21,6 +21,8 @@ public struct MirrorReport: Sendable, Codable, Equatable {
     /// Age of the oldest of them in milliseconds; nil without backlog.
     public var oldestEventMilliseconds: Int64?
     public var unfinishedBatches: Int64
+    /// Of those.
+    public var unconfirmedBatches: Int64
     public var newestBatch: Int64?
     public var parkedEvents: Int64
     public var outboxBytes: Int64
@@ -30,6 +32,8 @@ public struct MirrorReport: Sendable, Codable, Equatable {
     public var lagP50Milliseconds: Int64?
     public var lagP99Milliseconds: Int64?
     public var types: [TypeReport]
+    /// By name, what `reactions.stats` knows: gauges, and counters if they are of all sessions.
+    public var statistics: [String: Double]
 }
 
 extension PostgresSource {
@@ -47,6 +51,7 @@ extension PostgresSource {
                        coalesce(max(base_version), 0),
                        (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM reactions._version),
                        (SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL),
+                       (SELECT count(*) FROM reactions._batch WHERE finished_at IS NULL AND confirmed_at IS NULL),
                        (SELECT max(batch) FROM reactions._batch),
                        (SELECT count(*) FROM reactions.parked_event WHERE redriven_at IS NULL),
                        pg_total_relation_size('reactions._outbox_0') + pg_total_relation_size('reactions._outbox_1')
@@ -62,14 +67,15 @@ extension PostgresSource {
                 leaderPID: leader.value(0, 0), leaderSince: leader.text(0, 1), floor: try mirror.required(0, 0),
                 lastVersion: try mirror.required(0, 4), backlogEvents: backlog.events,
                 oldestEventMilliseconds: backlog.oldest, unfinishedBatches: try mirror.required(0, 5),
-                newestBatch: mirror.value(0, 6), parkedEvents: try mirror.required(0, 7),
-                outboxBytes: try mirror.required(0, 8), currentOutbox: try mirror.required(0, 1),
+                unconfirmedBatches: try mirror.required(0, 6),
+                newestBatch: mirror.value(0, 7), parkedEvents: try mirror.required(0, 8),
+                outboxBytes: try mirror.required(0, 9), currentOutbox: try mirror.required(0, 1),
                 matchWanted: mirror.text(0, 2), lagP50Milliseconds: lag.quantile(0.5),
                 lagP99Milliseconds: lag.quantile(0.99),
                 types: types.map {
                     .init(
                         entityType: $0.name, phase: $0.phase.rawValue, epoch: $0.epoch, rollback: rollbacks[$0.name])
-                })
+                }, statistics: try statistics(session))
         }
     }
 
@@ -98,6 +104,14 @@ extension PostgresSource {
         var rollbacks: [String: String] = [:]
         for row in result.rows { rollbacks[try result.required(row, 0)] = result.text(row, 1) }
         return rollbacks
+    }
+
+    private func statistics(_ session: PostgresConnection) throws(PostgresError) -> [String: Double] {
+        let result = try session.query(
+            "SELECT name, value::float8 FROM reactions.stats WHERE value IS NOT NULL AND (shared OR kind = 'gauge')")
+        var statistics: [String: Double] = [:]
+        for row in result.rows { statistics[try result.required(row, 0)] = try result.required(row, 1) }
+        return statistics
     }
 
     private func lag(_ session: PostgresConnection) throws(PostgresError) -> LagHistogram {

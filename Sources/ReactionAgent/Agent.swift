@@ -54,10 +54,13 @@ public enum Agent {
             postgres: settings.postgres, clickHouse: settings.clickHouse,
             longestBackoff: settings.mirror.longestBackoff, metrics: metrics, logger: logger)
         let limit = ShutdownLimit(limit: settings.mirror.shutdownTimeout + grace, logger: logger)
+        let redisWatch = RedisWatchService(redis: settings.redis, metrics: metrics)
         let web: [any Service] = settings.httpPort.map { [WebService(port: $0, metrics: metrics)] } ?? []
         // Shut down from the last to the first: the web page tells of the mirror to its end.
         try await ServiceGroup(
-            services: web + [compared, erasure, phases, rollback, mirror, backfill, match, reconcile, watch, limit],
+            services: web + [
+                compared, erasure, phases, rollback, mirror, backfill, match, reconcile, watch, redisWatch, limit,
+            ],
             gracefulShutdownSignals: [.sigterm, .sigint],
             logger: logger
         ).run()

@@ -206,7 +206,7 @@ struct Effects: Sendable {
 
     func report(_ mirror: Mirror) {
         metrics.update {
-            $0.underWayBatches = mirror.underWay
+            $0.behind = mirror.behind
             $0.isRedisFailing = mirror.isRedisFailing
             $0.isSinkFailing = mirror.isSinkFailing
         }

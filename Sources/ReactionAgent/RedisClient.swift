@@ -281,6 +281,14 @@ final class RedisClient {
         guard case .cluster(let slots) = topology else { return (results, 0) }
         return (results, slots.unknownCount)
     }
+
+    /// The same, with nil for a server that cannot be asked. Fails if they cannot be found.
+    func eachByItself<Result>(
+        _ body: (RedisConnection) throws(CacheError) -> Result
+    ) throws(CacheError) -> [(place: RedisPlace, result: Result?)] {
+        try find()
+        return masters.map { place in (place, try? guarded(connection(to: place), body)) }
+    }
 }
 
 extension RedisReply {

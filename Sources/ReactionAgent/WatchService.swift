@@ -2,7 +2,8 @@ internal import Logging
 internal import PostgresSource
 internal import ServiceLifecycle
 
-/// While this agent leads: looks how old the outbox is, whether capture is what it was, and what the last matches have left.
+/// While this agent leads: looks how old the outbox is, what the backends have counted, whether capture is what it was, and what the last
+/// matches have left.
 ///
 /// In a session of its own, beside the matches, of which one may take long.
 struct WatchService: Service {
@@ -18,7 +19,12 @@ struct WatchService: Service {
                 logger: logger)
             try await sessions.forever { sessions in
                 // What was seen is old when nobody looks any more.
-                defer { metrics.update { $0.outboxAge = nil } }
+                defer {
+                    metrics.update {
+                        $0.outboxAge = nil
+                        $0.backends = nil
+                    }
+                }
                 try await watch(&sessions)
             }
         }
@@ -29,7 +35,11 @@ struct WatchService: Service {
         var watched: ContinuousClock.Instant?
         while metrics.role == .leading {
             let age = try await source.lag() / .seconds(1)
-            metrics.update { $0.outboxAge = age }
+            let backends = try await source.backendCounters()
+            metrics.update {
+                $0.outboxAge = age
+                $0.backends = backends
+            }
             if watched.map({ .now - $0 > settings.watchInterval }) ?? true {
                 for (entityType, problem) in try await source.watchCapture() {
                     logger.error(

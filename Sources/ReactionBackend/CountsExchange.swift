@@ -59,7 +59,6 @@ final class CountsExchange: EntityExchange {
         } catch {
             throw .unexpected(session.redis.replies, from: session.redis.answer, count: before)
         }
-        session.tally.counters.hits &+= Int64(before &- reading.missed.count)
         if reading.missed.isEmpty { return .some(.everything) }
         // The users of a viral entity are a number that only ClickHouse may know: the agent has nothing to install.
         let isThere = subject == .users && reading.missed.allSatisfy { reading.tiers[$0] != nil }
@@ -67,6 +66,15 @@ final class CountsExchange: EntityExchange {
     }
 
     override var missed: [Int64] { reading.missed.map { ids[$0] } }
+
+    override func countLook(in counters: inout rx_counters) {
+        var missed = reading.missed[...]
+        for (position, tier) in reading.tiers.enumerated() {
+            let isMiss = missed.first == position
+            if isMiss { missed.removeFirst() }
+            counters.countEntity(tier, isHit: !isMiss)
+        }
+    }
 
     // MARK: The truth
 

@@ -28,6 +28,7 @@ class EntityExchange: Exchange {
     private var pauseEnd = Deadline(after: 0, from: 0)
     private var given: Given?
     private var batch = BatchNumber(rawValue: 0)
+    private var isLookCounted = false
     private var lent: LentArray<Int64>?
 
     init(_ session: Session, _ type: TypeDescription, _ question: EntityReadMachine.Question) {
@@ -62,6 +63,9 @@ class EntityExchange: Exchange {
 
     /// What the truth is wanted of: `missed`, or nothing if Redis knows the entity, but not all of it.
     var wanted: [Int64] { missed }
+
+    /// Counts each entity that Redis was asked for, by what Redis had of it.
+    func countLook(in counters: inout rx_counters) {}
 
     /// The next query to ClickHouse, with its format.
     func query(asOf batch: BatchNumber) -> String { "" }
@@ -149,13 +153,23 @@ class EntityExchange: Exchange {
             pauseEnd = Deadline(after: milliseconds, from: now)
         case .wantTruth:
             if machine.hasWaitedInVain { session.installsAbsent = Deadline(after: Self.patience, from: now) }
-            session.tally.counters.misses &+= Int64(wanted.count)
+            countLook()
         case .askClickHouse:
             let query = Array(query(asOf: batch).utf8)
             try startClickHouse { link throws(Failure) in try link.ask(query, format: nil, at: now) }
-        case .finish, .fail:
+            if machine.question.readsRedis { session.tally.counters.clickhouse_fallbacks &+= 1 }
+        case .finish:
+            countLook()
+        case .fail:
             break
         }
+    }
+
+    /// Once, when it is settled what Redis has: reading again while installs are waited for is the same look.
+    private func countLook() {
+        guard machine.question.readsRedis, machine.question.asksTruth, !isLookCounted else { return }
+        isLookCounted = true
+        countLook(in: &session.tally.counters)
     }
 
     private func redisAnswered(

@@ -50,6 +50,8 @@ final class PageExchange: TruthExchange {
                     outbox = given.outbox.filter { $0.version > floor && $0.entity_id > after }
                     let query = makeQuery()
                     try startClickHouse { link throws(Failure) in try link.ask(query, at: now) }
+                    // Whoever asks for a page of the truth has seen that the map does not hold all of the user.
+                    session.tally.counters.clickhouse_fallbacks &+= 1
                     state = .asking
                 case .asking:
                     if let wait = try pollClickHouse(at: now) { return .wait(wait) }

@@ -33,6 +33,8 @@ final class ReactorsExchange: EntityExchange {
     private let seen: CountedChunk
     private var readsWholeList: Bool
     private var isKnown = false
+    private var tier: EntityTier?
+    private var isAnswered = false
     private(set) var reactors: [Reactor] = []
 
     private var question = Question.window
@@ -86,6 +88,7 @@ final class ReactorsExchange: EntityExchange {
     override func takeReplies() throws(Failure) -> Finding {
         let (markers, lists) = try replies()
         isKnown = false
+        tier = markers.last?.tier
         guard markers.count == 2, let first = markers.first, let last = markers.last, first.nonce == last.nonce else {
             return .some(.gaps)
         }
@@ -107,7 +110,7 @@ final class ReactorsExchange: EntityExchange {
             reactors = page.reactors
             counted = last.counted
             if page.end == .floor { return .some(.rest) }
-            session.tally.counters.hits &+= 1
+            isAnswered = true
             return .some(.everything)
         }
         return .some(.gaps)
@@ -135,6 +138,10 @@ final class ReactorsExchange: EntityExchange {
             position = replies.position(after: position)
         }
         return (markers, lists)
+    }
+
+    override func countLook(in counters: inout rx_counters) {
+        counters.countEntity(tier, isHit: isAnswered)
     }
 
     override var missed: [Int64] { [entityID] }

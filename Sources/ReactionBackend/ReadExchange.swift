@@ -198,6 +198,7 @@ final class ReadExchange: TruthExchange {
     private func askClickHouse(_ now: Int64) throws(Failure) -> Bool {
         guard let query = clickHouse?.next() else { return false }
         try startClickHouse { link throws(Failure) in try link.ask(query, at: now) }
+        if !machine.question.skipsRedis { session.tally.counters.clickhouse_fallbacks &+= 1 }
         return true
     }
 

@@ -23,6 +23,7 @@ final class Session {
     func configure(_ settings: Settings) {
         guard settings != self.settings else { return }
         self.settings = settings
+        installsAbsent = Deadline(after: 0, from: 0)
         disconnect()
         redis = Redis(settings: settings, tally: tally)
         clickHouse = ClickHouseLink(settings: settings, tally: tally)

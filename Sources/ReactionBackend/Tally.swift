@@ -1,4 +1,5 @@
 import CReactionsBoundary
+import RedisStore
 
 /// What a backend has counted since it last told; and its connections to Redis, for as long as it lives.
 final class Tally {
@@ -14,5 +15,18 @@ final class Tally {
     func take() -> rx_counters {
         defer { counters = rx_counters() }
         return counters
+    }
+}
+
+extension rx_counters {
+    /// - Parameter tier: in which Redis has the entity; nil if it does not have it.
+    mutating func countEntity(_ tier: EntityTier?, isHit: Bool) {
+        switch (tier, isHit) {
+        case (.regular, true): regular_entity_hits &+= 1
+        case (.regular, false): regular_entity_misses &+= 1
+        case (.viral, true): viral_entity_hits &+= 1
+        case (.viral, false): viral_entity_misses &+= 1
+        case (nil, _): absent_entity_misses &+= 1
+        }
     }
 }

@@ -46,6 +46,8 @@ public struct EntityCountsReading {
         try replies.withTexts { texts throws(UnexpectedShape) in
             var position = position
             for (command, entity) in asked.enumerated() {
+                // It may be gone since it was read before.
+                tiers[entity] = nil
                 switch replies[position] {
                 case .array(fields &+ 1):
                     if !read(replies, at: position &+ 1, texts, of: entity, stamp(command)) { missed.append(entity) }

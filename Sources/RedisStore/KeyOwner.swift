@@ -3,7 +3,7 @@ public import ReactionModel
 /// Whose a key of Redis is, by its name.
 public enum KeyOwner: Equatable, Sendable {
     case entity(typeID: Int16, id: Int64, part: EntityLook.Part)
-    case userMap(typeID: Int16)
+    case userMap(typeID: Int16, id: Int64)
     /// The watermark of a shard, or the wanted entities or compared reads of a type; and what Redis calls it.
     case ours(typeID: Int16, type: String)
     /// The same of a type, or a shard, that does not exist.
@@ -47,7 +47,7 @@ public struct KeyOwners: Sendable {
         }
         for type in types {
             for id in numbers where keys.key(type.userMapKey, id: id, shardCount: type.shardCount) == key {
-                return .userMap(typeID: type.typeID)
+                return .userMap(typeID: type.typeID, id: id)
             }
         }
         return ownPrefixes.contains { key.starts(with: $0) } ? .orphan : .unknown

@@ -67,6 +67,8 @@ public struct OutboxDatabase: Sendable {
         CREATE FUNCTION _raise_epoch(of_type smallint) RETURNS bigint LANGUAGE sql AS $$
             UPDATE reactions.entity_type SET epoch = epoch + 1 WHERE type_id = of_type RETURNING epoch
         $$;
+        -- What the view of this name shows.
+        CREATE TABLE stats (name text, kind text, value numeric, shared boolean);
         -- What the view of this name shows of rollbacks.
         CREATE TABLE write_backs (
             entity_type text, keys_done bigint DEFAULT 0, keys_total bigint, error text, finished_at timestamptz, waits_for text);

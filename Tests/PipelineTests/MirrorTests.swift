@@ -45,6 +45,22 @@ import Testing
         #expect(step.names.starts(with: ["finish 1", "count 2"]))
     }
 
+    @Test func itTellsWhatEachDestinationDoesNotHaveYet() {
+        func behind(_ mirror: Mirror) -> [Int] { [mirror.behind.batches] + mirror.behind.byDestination.map(\.batches) }
+        var mirror = mirror([makeBatch(1), makeBatch(2)])
+        _ = mirror.timePassed(now: .zero)
+        #expect(mirror.behind.byDestination.map(\.destination) == ["clickhouse", "user_maps", "removals", "entities"])
+        #expect(behind(mirror) == [2, 2, 2, 0, 2])
+        _ = mirror.offered(.changes, of: number(1), now: .zero)
+        #expect(behind(mirror) == [2, 2, 1, 0, 2])
+        _ = mirror.batchConfirmed(number(1), lag: LagHistogram(), now: .zero)
+        #expect(behind(mirror) == [2, 1, 1, 0, 2])
+        _ = mirror.offered(.counts, of: number(1), now: .zero)
+        #expect(behind(mirror) == [2, 1, 1, 0, 1])
+        _ = mirror.batchFinished(number(1), now: .zero)
+        #expect(behind(mirror) == [1, 1, 1, 0, 1])
+    }
+
     @Test func whatIsDisplacedInRedisIsMadeAbsentAtOnce() {
         var mirror = mirror([makeBatch(1, types: [3]), makeBatch(2, types: [4]), makeBatch(3, types: [5])])
         _ = mirror.timePassed(now: .zero)

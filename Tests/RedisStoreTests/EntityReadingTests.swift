@@ -148,6 +148,8 @@ import Testing
         }
         #expect(reading.missed == [2, 3, 4, 5, 6])
         #expect(reading.numbers[2..<4] == [5, 6])
+        // What is gone has no tier any more.
+        #expect(reading.tiers == [.viral, .viral, nil, nil, nil, nil, nil, .viral])
         reading.learn([7, 8], of: 6)
         #expect(reading.numbers[12..<14] == [7, 8])
     }

@@ -25,7 +25,7 @@ import Testing
         ("p:image--5:sample", .entity(typeID: 1, id: -5, part: .sample)),
         ("p:image-5:viral", .entity(typeID: 1, id: 5, part: .viral)),
         ("p:image--9223372036854775808:viral", .entity(typeID: 1, id: .min, part: .viral)),
-        ("p:user:7:107:reactions", .userMap(typeID: 2)), ("p:reactions:12", .userMap(typeID: 1)),
+        ("p:user:7:107:reactions", .userMap(typeID: 2, id: 107)), ("p:reactions:12", .userMap(typeID: 1, id: 12)),
         // The wrong shard, leading zeros, no number, too large a number, another prefix.
         ("p:post:8:107:reactions", .unknown), ("p:post:7:0107:reactions", .unknown), ("p:post:x:reactions", .unknown),
         ("p:image-9223372036854775808:viral", .unknown), ("q:post:7:107:reactions", .unknown), ("", .unknown),

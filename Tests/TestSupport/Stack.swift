@@ -165,7 +165,7 @@ public struct Stack: Sendable {
 
     /// A counter of `reactions.stats`, of this session's or of all sessions' since the server started.
     public func counter(_ name: String, _ session: PostgresConnection) throws -> Int {
-        Int(try session.value("SELECT value FROM reactions.stats WHERE counter = '\(name)'") ?? "") ?? -1
+        Int(try session.value("SELECT value FROM reactions.stats WHERE name = '\(name)'") ?? "") ?? -1
     }
 }
 

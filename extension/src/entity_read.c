@@ -112,6 +112,7 @@ give_counts(rx_exchange *exchange, void *context)
 		size_t		total = count * entity_fields(question->type, question->subject);
 		int64	   *numbers = palloc_array(int64, Max(total, 1));
 
+		shmem_count(COUNTER_TABLE_FALLBACKS, 1);
 		count_in_table(question, entity_ids, count, numbers, snapshot);
 		rx_give_counts(exchange, numbers, total);
 		pfree(numbers);
@@ -293,5 +294,8 @@ entity_reactors(ReactionType *type, int64 entity_id, int32 mask, const ReactorPl
 		shmem_count_exchange();
 	}
 	PG_END_TRY();
-	return question.gives_up ? reactors_of_table(type, entity_id, mask, NULL, limit, count) : reactors;
+	if (!question.gives_up)
+		return reactors;
+	shmem_count(COUNTER_TABLE_FALLBACKS, 1);
+	return reactors_of_table(type, entity_id, mask, NULL, limit, count);
 }

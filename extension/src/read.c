@@ -97,6 +97,7 @@ give_truth(rx_exchange *exchange, void *context)
 			? legacy_read_user(question->type, question->user_id, wanted.limit, snapshot)
 			: legacy_read_entities(question->type, question->user_id, wanted.entity_ids, wanted.entity_count, snapshot);
 		shmem_count(COUNTER_TABLE_READS, 1);
+		shmem_count(COUNTER_TABLE_FALLBACKS, 1);
 	}
 	UnregisterSnapshot(snapshot);
 	outbox_unlock();
@@ -446,6 +447,17 @@ read_from_redis(ReactionType *type, int64 user_id, int64 entity_id)
 	return run_for_ids(&request, &question, &flags, NULL, &error) ? flags : -1;
 }
 
+static UserFlags
+read_table_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit)
+{
+	Snapshot	snapshot = register_table_snapshot();
+	UserFlags	page = legacy_read_page(type, user_id, mask, after, limit, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	shmem_count(COUNTER_TABLE_READS, 1);
+	return page;
+}
+
 bool
 read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit, UserFlags *result, rx_error *error)
 {
@@ -455,10 +467,8 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 
 	if (legacy_is_truth(type) && reads_table_only(type))
 	{
-		Snapshot	snapshot = register_table_snapshot();
-
-		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
-		UnregisterSnapshot(snapshot);
+		shmem_count(COUNTER_READS, 1);
+		*result = read_table_page(type, user_id, mask, after, limit);
 		return true;
 	}
 	if (!read_whole_user(type, user_id, &whole, error))
@@ -482,10 +492,8 @@ read_page(ReactionType *type, int64 user_id, int32 mask, int64 after, int limit,
 	/* More than a map holds: a page of the truth. */
 	if (legacy_is_truth(type))
 	{
-		Snapshot	snapshot = register_table_snapshot();
-
-		*result = legacy_read_page(type, user_id, mask, after, limit, snapshot);
-		UnregisterSnapshot(snapshot);
+		shmem_count(COUNTER_TABLE_FALLBACKS, 1);
+		*result = read_table_page(type, user_id, mask, after, limit);
 		return true;
 	}
 	(void) own_events(type, user_id, &own_count);

@@ -6,7 +6,6 @@
  */
 #include "shmem.h"
 
-#include "CReactionsBoundary.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -14,19 +13,20 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 typedef struct SharedCounters
 {
+	TimestampTz since;			/* written before any backend is there */
 	pg_atomic_uint64 values[COUNTERS];
 } SharedCounters;
 
-static const char *const counter_names[COUNTERS] = {
-	"reads", "hits", "misses", "fills", "fills_refused", "redis_round_trips", "redis_connects", "redis_failures",
-	"clickhouse_requests", "clickhouse_failures", "table_reads", "breaker_opened", "events_inserted", "apply_abandoned"
-};
+#define COUNTER_NAME(name, text) #text,
+static const char *const counter_names[COUNTERS] = {COUNTERS_OF_ALL(COUNTER_NAME)};
 
 static SharedCounters *shared = NULL;
 static uint64 own[COUNTERS];
+static TimestampTz own_since;
 
 static shmem_request_hook_type previous_request_hook = NULL;
 static shmem_startup_hook_type previous_startup_hook = NULL;
@@ -49,14 +49,18 @@ startup(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("pg_reactions counters", sizeof(SharedCounters), &found);
 	if (!found)
+	{
+		shared->since = GetCurrentTimestamp();
 		for (int i = 0; i < COUNTERS; i++)
 			pg_atomic_init_u64(&shared->values[i], 0);
+	}
 	LWLockRelease(AddinShmemInitLock);
 }
 
 void
 shmem_init(void)
 {
+	own_since = GetCurrentTimestamp();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	previous_request_hook = shmem_request_hook;
@@ -88,21 +92,13 @@ shmem_count_exchange(void)
 	rx_counters counted;
 
 	rx_take_counters(&counted);
-	shmem_count(COUNTER_HITS, counted.hits);
-	shmem_count(COUNTER_MISSES, counted.misses);
-	shmem_count(COUNTER_FILLS, counted.fills);
-	shmem_count(COUNTER_FILLS_REFUSED, counted.fills_refused);
-	shmem_count(COUNTER_REDIS_ROUND_TRIPS, counted.redis_round_trips);
-	shmem_count(COUNTER_REDIS_CONNECTS, counted.redis_connects);
-	shmem_count(COUNTER_REDIS_FAILURES, counted.redis_failures);
-	shmem_count(COUNTER_CLICKHOUSE_REQUESTS, counted.clickhouse_requests);
-	shmem_count(COUNTER_CLICKHOUSE_FAILURES, counted.clickhouse_failures);
-	shmem_count(COUNTER_BREAKER_OPENED, counted.breaker_opened);
+#define COUNT(name, text) shmem_count(COUNTER_##name, counted.text);
+	RX_COUNTERS(COUNT)
 }
 
 PG_FUNCTION_INFO_V1(reactions_stats);
 
-/* reactions._stats() returns setof (counter text, value bigint, shared boolean) */
+/* reactions._stats() returns setof (name text, value bigint, shared boolean, since timestamptz) */
 Datum
 reactions_stats(PG_FUNCTION_ARGS)
 {
@@ -111,12 +107,13 @@ reactions_stats(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < COUNTERS; i++)
 	{
-		Datum		values[3];
-		bool		nulls[3] = {false};
+		Datum		values[4];
+		bool		nulls[4] = {false};
 
 		values[0] = CStringGetTextDatum(counter_names[i]);
 		values[1] = Int64GetDatum(shared != NULL ? pg_atomic_read_u64(&shared->values[i]) : own[i]);
 		values[2] = BoolGetDatum(shared != NULL);
+		values[3] = TimestampTzGetDatum(shared != NULL ? shared->since : own_since);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

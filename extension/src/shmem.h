@@ -4,22 +4,21 @@
 
 #include "compat.h"
 
+#include "CReactionsBoundary.h"
+
+/* What C counts, and then what Swift counts: in this order in reactions.stats. */
+#define COUNTERS_OF_ALL(X) \
+	X(READS, reads) \
+	X(TABLE_FALLBACKS, table_fallbacks)	/* queries of attached tables, because Redis did not have it all */ \
+	X(TABLE_READS, table_reads)			/* those and all others */ \
+	X(EVENTS_INSERTED, events_inserted) \
+	X(APPLY_ABANDONED, apply_abandoned) \
+	RX_COUNTERS(X)
+
+#define COUNTER_CONSTANT(name, text) COUNTER_##name,
 typedef enum Counter
 {
-	COUNTER_READS,
-	COUNTER_HITS,
-	COUNTER_MISSES,
-	COUNTER_FILLS,
-	COUNTER_FILLS_REFUSED,
-	COUNTER_REDIS_ROUND_TRIPS,
-	COUNTER_REDIS_CONNECTS,
-	COUNTER_REDIS_FAILURES,
-	COUNTER_CLICKHOUSE_REQUESTS,
-	COUNTER_CLICKHOUSE_FAILURES,
-	COUNTER_TABLE_READS,
-	COUNTER_BREAKER_OPENED,
-	COUNTER_EVENTS_INSERTED,
-	COUNTER_APPLY_ABANDONED,
+	COUNTERS_OF_ALL(COUNTER_CONSTANT)
 	COUNTERS
 } Counter;
 

@@ -139,18 +139,35 @@ void		rx_warm_up(void);
 /* Closes every connection, at backend exit or on request. */
 void		rx_disconnect(void);
 
+/*
+ * What the Swift half counts, as X(FOR_C, name). Each is a row of reactions.stats under its name.
+ *
+ * Of a user's reactions that were asked for: `hits` Redis has answered, for `misses` the truth was asked. Of entities Redis has answered the
+ * hits of a tier; a tier's misses are there but do not hold what was asked (a page below the sample, users of a viral entity, a list that
+ * is gone); absent ones are not there. Every entity that Redis was asked for is one of these five, once, unless the read has failed by then.
+ */
+#define RX_COUNTERS(X) \
+	X(HITS, hits) \
+	X(MISSES, misses) \
+	X(FILLS, fills) \
+	X(FILLS_REFUSED, fills_refused)				/* the nonce had changed */ \
+	X(REGULAR_ENTITY_HITS, regular_entity_hits) \
+	X(REGULAR_ENTITY_MISSES, regular_entity_misses) \
+	X(VIRAL_ENTITY_HITS, viral_entity_hits) \
+	X(VIRAL_ENTITY_MISSES, viral_entity_misses) \
+	X(ABSENT_ENTITY_MISSES, absent_entity_misses) \
+	X(CLICKHOUSE_FALLBACKS, clickhouse_fallbacks)	/* queries, because Redis did not have it all */ \
+	X(CLICKHOUSE_REQUESTS, clickhouse_requests)	/* those and all others */ \
+	X(CLICKHOUSE_FAILURES, clickhouse_failures) \
+	X(REDIS_ROUND_TRIPS, redis_round_trips) \
+	X(REDIS_CONNECTS, redis_connects) \
+	X(REDIS_FAILURES, redis_failures) \
+	X(BREAKER_OPENED, breaker_opened)
+
+#define RX_COUNTER_FIELD(for_c, name) int64_t name;
 typedef struct rx_counters
 {
-	int64_t		redis_round_trips;
-	int64_t		redis_connects;
-	int64_t		redis_failures;
-	int64_t		hits;			/* ids answered by Redis */
-	int64_t		misses;			/* ids that the truth was asked for */
-	int64_t		fills;
-	int64_t		fills_refused;	/* the nonce had changed */
-	int64_t		clickhouse_requests;
-	int64_t		clickhouse_failures;
-	int64_t		breaker_opened;
+	RX_COUNTERS(RX_COUNTER_FIELD)
 } rx_counters;
 
 /* Moves what was counted since the last call into `counters`. */

@@ -91,6 +91,24 @@ actor CacheScan {
         String(decoding: key(of: entity, .counts), as: UTF8.self)
     }
 
+    /// Bytes that keys take; 0 for one that is gone, nil if Redis does not tell. A hash is estimated by five of its fields.
+    func memory(of keys: [[UInt8]]) throws(CacheError) -> [Int64?] {
+        guard !keys.isEmpty else { return [] }
+        var commands = CommandBuffer()
+        for key in keys {
+            commands.begin("MEMORY", arguments: 2)
+            commands.append("USAGE" as StaticString)
+            commands.append(key: key)
+        }
+        return try client.pipeline(commands).map { reply in
+            switch reply {
+            case .integer(let bytes): bytes
+            case .null: 0
+            default: nil
+            }
+        }
+    }
+
     /// Which of the entities have counts.
     func withCounts(_ entities: [EntityAddress]) throws(CacheError) -> Set<EntityAddress> {
         guard !entities.isEmpty else { return [] }

@@ -24,18 +24,24 @@ struct ReconcileService: Service {
 
     func run() async throws {
         let source = ReconcileSource(settings: postgres)
+        metrics.update { $0.reconcileInterval = settings.interval.map { $0 / .seconds(1) } }
         try? await cancelWhenGracefulShutdown {
             var backoff = Backoff(limit: settings.longestBackoff)
             while true {
                 while metrics.role != .leading { try await Task.sleep(for: Self.pause) }
                 do {
                     try await source.open()
+                    var shown: Int64?
                     while metrics.role == .leading {
+                        // A command may have made it.
+                        let newest = try await source.newestRun()
+                        if newest != shown {
+                            metrics.update { [report = try await source.report()] in $0.reconciliation = report }
+                            shown = newest
+                        }
                         if let interval = settings.interval, try await source.isDue(every: interval) {
                             try await reconcile(source)
                         }
-                        // Of whomever's run: the command's may have been the last.
-                        metrics.update { [report = try await source.report()] in $0.reconciliation = report }
                         backoff.succeeded()
                         try await Task.sleep(for: min(Self.pause, settings.interval ?? Self.pause))
                     }
@@ -64,10 +70,12 @@ struct ReconcileService: Service {
                     "run": "\(outcome.run)", "keys": "\(tally.scanned)", "verified": "\(tally.verified)",
                     "found": "\(tally.found)", "repaired": "\(tally.repaired)", "kept": "\(tally.kept)",
                 ])
+            metrics.update { $0.finishedReconciliations += 1 }
         } catch let error as CancellationError {
             throw error
         } catch {
             // If it was this session that ended, the next statement says so.
+            metrics.update { $0.failedReconciliations += 1 }
             logger.warning("reconciliation failed", metadata: ["error": "\(error)"])
         }
         try await source.releaseLock()

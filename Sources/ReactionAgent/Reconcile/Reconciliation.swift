@@ -72,6 +72,11 @@ struct Reconciliation {
     mutating func run(progress: Progress) async throws {
         tally.expected = try await scan.begin()
         let owners = await scan.owners(of: place)
+        for type in place.types where isWanted(type.typeID) {
+            for shard in 0..<max(type.shardCount, 1) {
+                tally.shards[.init(entityType: type.name, shard: shard)] = ShardUse()
+            }
+        }
         let pace = Pace(keysPerSecond: settings.keysPerSecond)
         var passed: Int64 = 0
         var isEnd = false
@@ -91,16 +96,19 @@ struct Reconciliation {
     private mutating func look(at keys: [[UInt8]], _ owners: KeyOwners) async throws {
         var entities: [EntityAddress] = []
         var parts: Set<EntityAddress> = []
+        var measured: [(key: [UInt8], shard: ShardUse.Key, isEntity: Bool)] = []
         var others: [(key: [UInt8], typeID: Int16, type: String)] = []
         for key in keys {
             switch owners.owner(of: key) {
             case .entity(let typeID, let id, let part):
                 guard isWanted(typeID) else { continue }
                 let entity = EntityAddress(typeID: typeID, id: id)
+                measured.append((key, shard(typeID, id), true))
                 if part == .counts { entities.append(entity) } else { parts.insert(entity) }
-            case .userMap(let typeID):
+            case .userMap(let typeID, let id):
                 guard isWanted(typeID) else { continue }
                 tally.count("user_map", of: name(typeID))
+                measured.append((key, shard(typeID, id), false))
                 others.append((key, typeID, "hash"))
             case .ours(let typeID, let type):
                 guard isWanted(typeID) else { continue }
@@ -108,6 +116,13 @@ struct Reconciliation {
                 others.append((key, typeID, type))
             case .orphan: try await found(orphan: key)
             case .unknown: tally.count("unknown", of: "")
+            }
+        }
+        for (key, bytes) in zip(measured, try await scan.memory(of: measured.map(\.key))) {
+            if key.isEntity {
+                tally.shards[key.shard]?.addEntityKey(bytes: bytes)
+            } else {
+                tally.shards[key.shard]?.addUserMap(bytes: bytes)
             }
         }
         for (other, type) in zip(others, try await scan.types(of: others.map(\.key)))
@@ -156,6 +171,7 @@ struct Reconciliation {
         switch verdict.state {
         case .kept(let tier):
             tally.count(tier == .regular ? "regular" : "viral", of: name(verdict.entity.typeID))
+            tally.shards[shard(verdict.entity.typeID, verdict.entity.id)]?.addEntity(tier)
             if !verdict.isVerified { tally.count("unverified", of: name(verdict.entity.typeID)) }
         case .stale: tally.count("stale", of: name(verdict.entity.typeID))
         case .absent, .faulty: break
@@ -216,6 +232,12 @@ struct Reconciliation {
     }
 
     private func isWanted(_ typeID: Int16) -> Bool { options.entityTypes.contains(name(typeID)) }
+
+    private func shard(_ typeID: Int16, _ id: Int64) -> ShardUse.Key {
+        let type = place.types.first { $0.typeID == typeID }
+        return ShardUse.Key(
+            entityType: type?.name ?? "", shard: KeyTemplate.shard(of: id, count: type?.shardCount ?? 1))
+    }
 
     private func name(_ typeID: Int16) -> String {
         place.types.first { $0.typeID == typeID }?.name ?? ""

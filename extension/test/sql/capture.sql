@@ -50,7 +50,7 @@ UPDATE test.image_reaction SET kind = 'Dislike' WHERE user_id = 2 AND image_id =
 DELETE FROM test.image_reaction WHERE user_id = 2;
 SELECT * FROM test.new_events();
 SELECT kind, rows FROM reactions._skipped JOIN reactions.entity_type USING (type_id) WHERE entity_type = 'Captured' ORDER BY version;
-SELECT value >= 4 FROM reactions.stats WHERE counter = 'skipped_rows';
+SELECT value >= 4 FROM reactions.stats WHERE name = 'skipped_rows';
 SELECT * FROM test.differences('Captured');
 
 -- In bulk.

@@ -47,11 +47,11 @@ SELECT reactions.has(-1, 'Like', 'Read');
 SELECT reactions.has(1, 'Dislike', 'Read');
 
 -- For every row of a statement: one or two questions per user, whatever the number of rows.
-SELECT value AS before FROM reactions.stats WHERE counter = 'table_reads' \gset
+SELECT value AS before FROM reactions.stats WHERE name = 'table_reads' \gset
 SELECT count(*), sum(reactions.flags(1, i, 'Read')) FROM generate_series(1, 1000) i;
-SELECT value - :before FROM reactions.stats WHERE counter = 'table_reads';
+SELECT value - :before FROM reactions.stats WHERE name = 'table_reads';
 SELECT u, sum(reactions.flags(u, i, 'Read')) FROM (SELECT u, i FROM generate_series(1, 3) u, generate_series(1, 100) i ORDER BY u, i) t GROUP BY u ORDER BY u;
-SELECT value - :before FROM reactions.stats WHERE counter = 'table_reads';
+SELECT value - :before FROM reactions.stats WHERE name = 'table_reads';
 SELECT reactions.kinds(reactions.flags(1, i, 'Read'), 'Read') FROM generate_series(29, 31) i;
 
 -- A user with more than a map holds is asked about entity by entity.
