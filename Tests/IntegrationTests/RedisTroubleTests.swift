@@ -132,7 +132,7 @@ import Testing
 
     @Test("a replica that has stood still is promoted without what it missed, and no reaction is lost")
     func aSlowReplica() async throws {
-        let deployment = try await RedisSentinels.start()
+        let deployment = try await RedisSentinels.start(downAfter: .seconds(2))
         let site = try await site(on: deployment)
         try await work(site) {
             let master = try deployment.master()
