@@ -417,6 +417,25 @@ import Testing
         #expect(try await total(RedisServer.shared.value) == "1501")
     }
 
+    @Test func anEpochThatRisesWhileAChunkWaitsForClickHouseIsNotTakenForAnotherWriter() async throws {
+        let counter = try await counter(RedisServer.shared.value)
+        _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
+        try await install(sample(1...1_500), asOf: 5, by: counter)
+        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
+        let (change, chunk) = (try like(5_000), chunk(6))
+        let counting = Task {
+            try await counter.count(change, at: chunk) { _ in
+                isAsked.raise()
+                try await eventually { mayAnswer.isRaised }
+                return [:]
+            }
+        }
+        try await eventually { isAsked.isRaised }
+        _ = await counter.use(try catalog(epoch: 2, mode: .multi, viral: 1_000))
+        mayAnswer.raise()
+        try await counting.value
+    }
+
     @Test func whatIsCountedWhileAnInstallWaitsForClickHouseIsInIt() async throws {
         let counter = try await counter(RedisServer.shared.value)
         _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))

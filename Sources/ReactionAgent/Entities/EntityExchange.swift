@@ -248,7 +248,8 @@ final class EntityExchange {
         var commands = CommandBuffer()
         var sent: [(call: Call, successor: [UInt8])] = []
         var histories: [[UInt8]] = []
-        for call in calls(for: writes, contents) {
+        // What was found under an older epoch counts no more: it is left as it is.
+        for call in calls(for: writes, contents) where watermarks.isClaimed(call.shard) {
             let first = writes[call.writes[0]]
             let (predecessor, successor) = watermarks.begin(call.shard, first.counted.batch)
             commands.appendEntityWrite(

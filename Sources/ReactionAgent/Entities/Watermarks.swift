@@ -31,6 +31,9 @@ struct Watermarks {
         (shards.filter { possible[$0] == nil }, shards.filter { possible[$0]?.count ?? 0 > 1 })
     }
 
+    /// Not any more, once its type has a new epoch.
+    func isClaimed(_ shard: ShardID) -> Bool { possible[shard] != nil }
+
     /// Whether the shard is claimed and its watermark known for certain.
     func isSettled(_ shard: ShardID) -> Bool { possible[shard]?.count == 1 }
 
