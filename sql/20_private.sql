@@ -25,7 +25,7 @@ COMMENT ON FUNCTION _draw_version() IS 'next version of an event';
 
 CREATE FUNCTION _cluster(OUT system_identifier bigint, OUT timeline bigint) RETURNS record
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'reactions_cluster';
-COMMENT ON FUNCTION _cluster() IS 'what the stamp of a user map is made of, besides Redis''s run id and the epoch';
+COMMENT ON FUNCTION _cluster() IS 'what the stamp of a user map is made of, besides the history of Redis and the epoch';
 
 CREATE FUNCTION _set_asleep(asleep boolean) RETURNS void
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -39,7 +39,7 @@ CREATE FUNCTION _raise_epoch(of_type smallint) RETURNS bigint
 BEGIN ATOMIC
     UPDATE entity_type SET epoch = epoch + 1 WHERE type_id = of_type RETURNING epoch;
 END;
-COMMENT ON FUNCTION _raise_epoch(smallint) IS 'makes every user map of the type absent';
+COMMENT ON FUNCTION _raise_epoch(smallint) IS 'makes every user map and entity of the type absent in Redis';
 
 CREATE FUNCTION _stats(OUT name text, OUT value bigint, OUT shared boolean, OUT since timestamptz) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 21 AS 'MODULE_PATHNAME', 'reactions_stats';

@@ -135,5 +135,5 @@ BEGIN
     RETURN raised;
 END
 $$;
-COMMENT ON FUNCTION raise_epoch(text) IS 'drops every user map of the type from the cache at once; returns the new epoch';
+COMMENT ON FUNCTION raise_epoch(text) IS 'makes every user map and entity of the type absent in Redis at once; returns the new epoch';
 

@@ -56,7 +56,8 @@ struct MetricsPage {
         page.counter("reactiond_redis_applied_events_total", "Events offered to user maps.", values.appliedEvents)
         page.counter("reactiond_redis_failures_total", "Failed attempts at Redis.", values.redisFailures)
         page.counter(
-            "reactiond_redis_raised_epochs_total", "Times that user maps were made absent because Redis was away.",
+            "reactiond_redis_raised_epochs_total",
+            "Times that user maps and entities were made absent: Redis was away, or was given older contents.",
             values.raisedEpochs)
         page.counter(
             "reactiond_redis_removals_total", "Users and entities that are gone, of which Redis was told.",
@@ -113,7 +114,8 @@ struct MetricsPage {
             "reactiond_entity_drops_total", "Entities that were not whole, or not what their events make of them.",
             values.droppedEntities)
         page.counter(
-            "reactiond_entity_foreign_keys_total", "Times that the key of an entity's counts was of another type.",
+            "reactiond_entity_foreign_keys_total",
+            "Times that the key of an entity's counts, or of wanted entities, was of another type.",
             values.foreignEntities)
         page.counter("reactiond_entity_promotions_total", "Entities that became viral.", values.promotedEntities)
         page.counter("reactiond_entity_demotions_total", "Entities that became regular.", values.demotedEntities)

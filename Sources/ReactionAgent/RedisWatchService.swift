@@ -18,9 +18,11 @@ struct RedisWatchService: Service {
         try? await cancelWhenGracefulShutdown {
             while true {
                 while metrics.role != .leading { try await Task.sleep(for: .seconds(1)) }
-                // If none can be found the mirror says so.
                 let nodes = try? await probe.nodes()
-                metrics.update { $0.redisServers = nodes }
+                // If none can be found, those of before do not answer.
+                metrics.update {
+                    $0.redisServers = nodes ?? $0.redisServers?.map { RedisNode(place: $0.place, report: nil) }
+                }
                 try await Task.sleep(for: Self.interval)
             }
         }

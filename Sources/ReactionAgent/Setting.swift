@@ -59,7 +59,7 @@ public struct Setting: Sendable {
         .init(key: "redis.timeout", form: .duration, standard: "2s", help: "For one exchange."),
         .init(
             key: "redis.give_up", form: .duration, standard: "30s",
-            help: "After this long without Redis the user maps are made absent and the mirror goes on."),
+            help: "After this long without Redis user maps and entities are made absent and the mirror goes on."),
         .init(
             key: "entities.ttl", form: .duration, standard: "24h",
             help: "How long Redis keeps counts and reactors of an entity that nobody changes."),

@@ -33,16 +33,22 @@ final class EntityStatusExchange: EntityExchange {
         else { return .some(.gaps) }
         status.tier = marker.tier.rawValue
         status.counted_batch = marker.counted.batch.rawValue
-        status.built_at = marker.builtAt
+        status.built_at = Self.time(marker.builtAt)
         guard case .text(let tierRange) = replies[position &+ 2] else { return .some(.everything) }
         var cursor = replies.cursor(tierRange)
         if let since = cursor.decimal(), cursor.skip(UInt8(ascii: ":")) {
-            status.tier_since = since
-            let reason = replies.text(at: position &+ 2).drop { $0 != UInt8(ascii: ":") }.dropFirst()
+            status.tier_since = Self.time(since)
+            // Of bytes that are characters in every encoding.
+            let reason = replies.text(at: position &+ 2).drop { $0 != UInt8(ascii: ":") }.dropFirst().prefix {
+                $0 >= UInt8(ascii: " ") && $0 <= UInt8(ascii: "~")
+            }
             withUnsafeMutableBytes(of: &status.reason) { buffer in
                 for (index, byte) in reason.prefix(buffer.count &- 1).enumerated() { buffer[index] = byte }
             }
         }
         return .some(.everything)
     }
+
+    /// Unix seconds; 0 for what is no time.
+    private static func time(_ seconds: Int64) -> Int64 { (0...Int64(UInt32.max)).contains(seconds) ? seconds : 0 }
 }

@@ -30,7 +30,8 @@ import Testing
         defer { agent.stop(15) }
         try await site.warm()
         for _ in 1...5 {
-            try site.session.execute("SET reactions.redis_timeout = '100ms'")
+            try site.session.execute(
+                "SET reactions.redis_timeout = '100ms'; SET reactions.redis_connect_timeout = '100ms'")
             let batches = "SELECT count(*) FROM reactions._batch WHERE confirmed_at IS NOT NULL AND finished_at IS NULL"
             redis.pause()
             try site.session.execute(CountingSite.change)
@@ -38,7 +39,7 @@ import Testing
             agent.stop(SIGKILL)
             redis.resume()
             agent = try site.stack.startAgent()
-            try site.session.execute("RESET reactions.redis_timeout")
+            try site.session.execute("RESET reactions.redis_timeout; RESET reactions.redis_connect_timeout")
             try await site.stack.drained(site.session)
         }
         try await site.expectTruth()

@@ -61,7 +61,6 @@ enum
 	ATTR_USER_MAP_LIMIT,
 	ATTR_USER_MAP_TTL,
 	ATTR_USER_MAP_MAX_AGE,
-	ATTR_ENTITY_TTL,
 	ATTR_VIRAL_THRESHOLD,
 	ATTR_REGULAR_THRESHOLD,
 	ATTR_EPOCH
@@ -97,6 +96,7 @@ static struct
 	TransactionId xmin;
 	TransactionId xmax;
 	uint32		running;
+	int32		running_below;	/* subtransactions, and on a standby everything that runs */
 	CommandId	command;
 }			read_by;
 
@@ -373,7 +373,7 @@ is_read_by_this(void)
 		return false;
 	snapshot = GetActiveSnapshot();
 	return read_by.xmin == snapshot->xmin && read_by.xmax == snapshot->xmax && read_by.running == snapshot->xcnt &&
-		read_by.command == snapshot->curcid;
+		read_by.running_below == snapshot->subxcnt && read_by.command == snapshot->curcid;
 }
 
 static void
@@ -387,6 +387,7 @@ note_snapshot(void)
 	read_by.xmin = snapshot->xmin;
 	read_by.xmax = snapshot->xmax;
 	read_by.running = snapshot->xcnt;
+	read_by.running_below = snapshot->subxcnt;
 	read_by.command = snapshot->curcid;
 }
 

@@ -223,8 +223,9 @@ reactions_entity_status(PG_FUNCTION_ARGS)
 	Datum		values[5] = {0};
 	bool		nulls[5] = {true, true, true, true, true};
 
+	/* Whatever reactions.on_unavailable says: nulls are what Redis does not have. */
 	if (!entity_status(type, PG_GETARG_INT64(0), &status, &error))
-		unknown_or_raise(&error);
+		report_raise(&error);
 	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

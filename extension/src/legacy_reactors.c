@@ -97,7 +97,7 @@ reading_statement(ReactionType *type, TimeColumn column)
 	char	   *newest = column.name == NULL ? "'-infinity'::pg_catalog.timestamptz"
 		: psprintf("pg_catalog.max(coalesce(%s, '-infinity'::pg_catalog.timestamptz))", time_of(column, "t"));
 	char	   *page = psprintf("SELECT t.%3$s::pg_catalog.int8 AS u, %4$s AS c FROM ONLY %1$s t "
-								"WHERE t.%2$s OPERATOR(pg_catalog.=) $1 AND %5$s AND t.%3$s IN ("
+								"WHERE t.%2$s OPERATOR(pg_catalog.=) $1 AND %5$s AND t.%3$s OPERATOR(pg_catalog.=) ANY ("
 								"SELECT k.%3$s FROM ONLY %1$s k WHERE k.%2$s OPERATOR(pg_catalog.=) $1 AND %6$s) "
 								"GROUP BY 1 HAVING (%4$s, t.%3$s::pg_catalog.int8) OPERATOR(pg_catalog.<) ($4, $5) "
 								"ORDER BY 2 DESC, 1 DESC LIMIT $6",

@@ -15,6 +15,8 @@ struct EntityAddress: Hashable {
 /// what is dropped is freed in Redis's background. A failure ends the run: a cursor of SCAN is worth nothing to another process.
 actor CacheScan {
     static let keysPerStep = 1_000
+    /// Redis serves nobody else before it is through with what it has read of one client; a list of 10,000 takes it a millisecond.
+    private static let looksPerExchange = 16
 
     nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
     private let executor = QueueExecutor(label: "reactiond.redis.scan")
@@ -128,22 +130,24 @@ actor CacheScan {
     ) throws(CacheError) -> [EntityAddress: EntityLook] {
         guard !entities.isEmpty else { return [:] }
         let digest = try client.digest(of: .entityLook)
-        var commands = CommandBuffer()
-        for entity in entities {
-            commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 5)
-            for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
-            for number in [
-                EntityLook.mostFields, ReactionList.headerWidth, ReactionList.positionWidth, EntityLook.mostBytes,
-                isWhole ? 1 : 0,
-            ] { commands.append(Int64(number)) }
-        }
         var looks: [EntityAddress: EntityLook] = [:]
-        for (entity, answer) in zip(entities, try client.answers(to: commands, scripts: [.entityLook])) {
-            let stamp = Stamp(
-                redisHistory: answer.history, systemIdentifier: place.systemIdentifier, timeline: place.timeline,
-                epoch: types[entity.typeID]?.epoch ?? 0)
-            guard let look = EntityLook(answer.reply, stamp: stamp) else { throw Self.unexpected(answer.reply) }
-            looks[entity] = look
+        for some in entities.pieces(of: Self.looksPerExchange) {
+            var commands = CommandBuffer()
+            for entity in some {
+                commands.beginScript(digest, keys: EntityLook.Part.allCases.count, arguments: 5)
+                for part in EntityLook.Part.allCases { commands.append(key: key(of: entity, part)) }
+                for number in [
+                    EntityLook.mostFields, ReactionList.headerWidth, ReactionList.positionWidth, EntityLook.mostBytes,
+                    isWhole ? 1 : 0,
+                ] { commands.append(Int64(number)) }
+            }
+            for (entity, answer) in zip(some, try client.answers(to: commands, scripts: [.entityLook])) {
+                let stamp = Stamp(
+                    redisHistory: answer.history, systemIdentifier: place.systemIdentifier, timeline: place.timeline,
+                    epoch: types[entity.typeID]?.epoch ?? 0)
+                guard let look = EntityLook(answer.reply, stamp: stamp) else { throw Self.unexpected(answer.reply) }
+                looks[entity] = look
+            }
         }
         return looks
     }

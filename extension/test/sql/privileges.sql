@@ -74,6 +74,12 @@ RESET ROLE;
 
 -- Statements on the attached table run as its owner: what the caller may see or has put in the way does not matter.
 ALTER TABLE test.secret_reaction ENABLE ROW LEVEL SECURITY;
+-- Operators of the caller's that come first for him.
+CREATE FUNCTION test.intrude(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
+CREATE FUNCTION test.intrude(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'ran as %', current_user; END $$;
+CREATE OPERATOR test.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = test.intrude);
+CREATE OPERATOR test.= (LEFTARG = text, RIGHTARG = text, FUNCTION = test.intrude);
+GRANT USAGE ON SCHEMA test TO regress_writer;
 SET ROLE regress_writer;
 SET search_path = test, pg_catalog;
 SELECT kind, count FROM reactions.counts('{1}', 'Private') WHERE count > 0;
@@ -83,6 +89,8 @@ SELECT reactions.unreact(1, 1, 'Like', 'Private');
 SELECT reactions.flags(1, 1, 'Private'), current_user;
 RESET search_path;
 RESET ROLE;
+DROP OPERATOR test.= (bigint, bigint), test.= (text, text);
+DROP FUNCTION test.intrude(bigint, bigint), test.intrude(text, text);
 SELECT * FROM test.differences('Private');
 
 -- A user who may write the attached table needs nothing of the extension's for its capture, TRUNCATE included.
