@@ -452,7 +452,7 @@ COMMENT ON FUNCTION _restore_properties(jsonb, regclass) IS
     'gives a restored table its sequence values, comments, triggers, privileges and owner; returns what could not be given';
 
 CREATE FUNCTION _rehearse_restore(description jsonb, of_table regclass) RETURNS void
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
 AS $$
 DECLARE
     found record;
@@ -461,25 +461,31 @@ DECLARE
     state text;
     problem text;
 BEGIN
-    BEGIN
-        FOR found IN SELECT s.step, s.statement FROM reactions._restore_steps(description, of_table) s LOOP
-            step := found.step;
-            EXECUTE found.statement;
-        END LOOP;
-        step := 'triggers, comments and privileges';
-        PERFORM reactions._restore_properties(description, of_table);
-        is_complete := true;
-        -- Taken back: rows are loaded without.
-        RAISE SQLSTATE 'P0001';
-    EXCEPTION WHEN OTHERS THEN
-        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
-    END;
+    -- It locks every table that it refers to at once, so it waits for none of them long, and tries again.
+    FOR attempt IN 1..20 LOOP
+        BEGIN
+            FOR found IN SELECT s.step, s.statement FROM reactions._restore_steps(description, of_table) s LOOP
+                step := found.step;
+                EXECUTE found.statement;
+            END LOOP;
+            step := 'triggers, comments and privileges';
+            PERFORM reactions._restore_properties(description, of_table);
+            is_complete := true;
+            -- Taken back: rows are loaded without.
+            RAISE SQLSTATE 'P0001';
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, problem = MESSAGE_TEXT;
+        END;
+        EXIT WHEN state <> '55P03';
+        PERFORM pg_sleep(0.2);
+    END LOOP;
     IF NOT is_complete THEN
         RAISE EXCEPTION USING ERRCODE = state,
             MESSAGE = format('table %s cannot be what it was: %s', of_table, step),
             DETAIL = format('%s.', problem),
-            HINT = 'Something that it needs was renamed or dropped since it was archived, or a name is taken that it had. Give that its former '
-                'name back, or make it again. After the restore it may be renamed: foreign keys and triggers follow. Nothing was loaded.';
+            HINT = CASE state WHEN '55P03' THEN 'A table that it refers to is written to without a gap: try again when there is less to do. Nothing was loaded.'
+                ELSE 'Something that it needs was renamed or dropped since it was archived, or a name is taken that it had. Give that its former '
+                'name back, or make it again. After the restore it may be renamed: foreign keys and triggers follow. Nothing was loaded.' END;
     END IF;
 END
 $$;

@@ -122,9 +122,10 @@ actor Deliverer {
         return SentChunk(events: chunk?.events ?? [], last: last.version, count: Int64(events.count))
     }
 
-    /// Fails if the session that has the leader's lock is gone.
+    /// Fails if the session that has the leader's lock is gone, or this term is over and the next one has opened another.
     func proveLeading() async throws {
         _ = try await source.now()
+        try Task.checkCancellation()
     }
 
     /// When the server started of which it is known that it has all that was confirmed; unix seconds, give or take one.

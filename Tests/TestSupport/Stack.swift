@@ -39,7 +39,8 @@ public struct Stack: Sendable {
         try stack.set("clickhouse_url", url)
         try stack.set("clickhouse_database", stack.clickHouseDatabase)
         // A server that answers late is no trouble, unless a test says so.
-        for name in ["redis_connect_timeout", "redis_timeout", "clickhouse_timeout"] { try stack.set(name, "5s") }
+        for name in ["redis_connect_timeout", "redis_timeout"] { try stack.set(name, "5s") }
+        try stack.set("clickhouse_timeout", "60s")
         try await stack.reactiond("init-clickhouse", clickHouse.cluster.map { ["--cluster", $0] } ?? [])
         return stack
     }
