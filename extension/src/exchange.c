@@ -32,6 +32,8 @@ wait_for_connection(const rx_wait *wait, long timeout)
 	{
 		if (kept_set != NULL)
 			FreeWaitEventSet(kept_set);
+		/* Making one may fail, for want of a descriptor. */
+		kept_set = NULL;
 		kept_connection = 0;
 		kept_set = CREATE_LASTING_WAIT_EVENT_SET(3);
 		AddWaitEventToSet(kept_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
