@@ -99,11 +99,12 @@ let package = Package(
         .executableTarget(
             name: "reactions-bench",
             dependencies: [
-                "TestSupport", "Pipeline", "RedisStore", "ReactionModel", "CHiredis", "CLibPQ",
+                "TestSupport", "SeededRandom", "Pipeline", "RedisStore", "ReactionModel", "CHiredis", "CLibPQ",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], path: "bench/Sources", swiftSettings: agent),
 
         // Tests
+        .target(name: "SeededRandom", path: "Tests/SeededRandom", swiftSettings: agent),
         .target(
             name: "TestSupport", dependencies: ["CHiredis", "CLibPQ", "CCurl"], path: "Tests/TestSupport",
             swiftSettings: agent),
@@ -112,7 +113,8 @@ let package = Package(
             dependencies: ["TestSupport", "ClickHouseStore", "Pipeline", "PostgresSource", "ReactionModel"],
             path: "Tests/AgentTestSupport", swiftSettings: agent),
         .testTarget(
-            name: "PipelineTests", dependencies: ["ClickHouseStore", "Pipeline", "ReactionModel", "RedisStore"],
+            name: "PipelineTests",
+            dependencies: ["ClickHouseStore", "Pipeline", "ReactionModel", "RedisStore", "SeededRandom"],
             swiftSettings: agent),
         .testTarget(
             name: "PostgresSourceTests",
@@ -122,7 +124,7 @@ let package = Package(
             name: "ReactionAgentTests",
             dependencies: [
                 "ReactionAgent", "PostgresSource", "Pipeline", "ReactionModel", "RedisStore", "AgentTestSupport",
-                "TestSupport",
+                "SeededRandom", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
@@ -131,8 +133,10 @@ let package = Package(
         .testTarget(name: "TestSupportTests", dependencies: ["TestSupport"], swiftSettings: agent),
         .testTarget(
             name: "ReactionBackendTests",
-            dependencies: ["ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore"],
-            swiftSettings: agent),
+            dependencies: [
+                "ReactionBackend", "CReactionsBoundary", "ClickHouseStore", "ReactionModel", "RedisStore",
+                "SeededRandom",
+            ], swiftSettings: agent),
         .testTarget(
             name: "BoundaryTests",
             dependencies: [

@@ -14,15 +14,17 @@ struct RedisWatchService: Service {
         self.metrics = metrics
     }
 
+    /// If none can be found, those of before do not answer.
+    static func away(_ nodes: [RedisNode]?) -> [RedisNode]? {
+        nodes?.map { RedisNode(place: $0.place, report: nil) }
+    }
+
     func run() async throws {
         try? await cancelWhenGracefulShutdown {
             while true {
                 while metrics.role != .leading { try await Task.sleep(for: .seconds(1)) }
                 let nodes = try? await probe.nodes()
-                // If none can be found, those of before do not answer.
-                metrics.update {
-                    $0.redisServers = nodes ?? $0.redisServers?.map { RedisNode(place: $0.place, report: nil) }
-                }
+                metrics.update { $0.redisServers = nodes ?? Self.away($0.redisServers) }
                 try await Task.sleep(for: Self.interval)
             }
         }

@@ -180,6 +180,9 @@ extension Boundary {
             #expect(try caller.status(2).tier == 0)
             try installer.install(3, counts: [1, 0, 0, 0], users: 1, reason: "no number")
             #expect(try caller.status(3) == (0x72, 0, "", 7, 1_767_225_600))
+            // Of somebody else's making: no time that PostgreSQL has, and bytes that need not be characters.
+            try installer.install(4, counts: [1, 0, 0, 0], users: 1, reason: "9000000000000000000:rate\u{e9}\u{1}")
+            #expect(try caller.status(4) == (0x72, 0, "rate", 7, 1_767_225_600))
         }
 
         @Test func aBrokenCallIsAFailureAndNoTrap() {

@@ -1,5 +1,6 @@
 import ReactionModel
 import RedisStore
+import SeededRandom
 import Testing
 
 @testable import Pipeline
@@ -60,7 +61,7 @@ private struct Truth {
     func aStateAgreesWithWhatEveryEventDid(_ mode: Mode, users: Int64) throws {
         let type = try makeType(mode)
         for seed in 0..<(users > 1_000 ? 2 : 10) as Range<UInt64> {
-            var random = SeededGenerator(seed: seed)
+            var random = SplitMix(seed: seed)
             var truth = Truth()
             var state = EntityState(tier: .regular, allFlags: type.allFlags, reactors: [])
             var version: Int64 = 0
@@ -188,18 +189,5 @@ private struct Truth {
         // An older time of write is no way back.
         meter.add(1, at: 5)
         #expect(meter.time == 300_000_000)
-    }
-}
-
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed &* 0x9e37_79b9_7f4a_7c15 | 1 }
-
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
     }
 }

@@ -397,22 +397,16 @@ import Testing
         let counter = try await counter(RedisServer.shared.value)
         _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
         try await install(sample(1...1_500), asOf: 5, by: counter)
-        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
+        let clickHouse = SlowClickHouse()
         let change = try like(5_000)
         let chunk = chunk(6)
-        let counting = Task {
-            try await counter.count(change, at: chunk) { _ in
-                isAsked.raise()
-                try await eventually { mayAnswer.isRaised }
-                return [:]
-            }
-        }
-        try await eventually { isAsked.isRaised }
+        let counting = Task { try await counter.count(change, at: chunk, ask: clickHouse.answer) }
+        try await eventually { clickHouse.isAsked.isRaised }
         await counter.want(entity, replaces: true)
         var anew = sample(1...1_500)
         try anew.state.apply(change[0])
         try await install(anew, asOf: 6, by: counter)
-        mayAnswer.raise()
+        clickHouse.mayAnswer.raise()
         try await counting.value
         #expect(try await total(RedisServer.shared.value) == "1501")
     }
@@ -421,18 +415,12 @@ import Testing
         let counter = try await counter(RedisServer.shared.value)
         _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
         try await install(sample(1...1_500), asOf: 5, by: counter)
-        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
+        let clickHouse = SlowClickHouse()
         let (change, chunk) = (try like(5_000), chunk(6))
-        let counting = Task {
-            try await counter.count(change, at: chunk) { _ in
-                isAsked.raise()
-                try await eventually { mayAnswer.isRaised }
-                return [:]
-            }
-        }
-        try await eventually { isAsked.isRaised }
+        let counting = Task { try await counter.count(change, at: chunk, ask: clickHouse.answer) }
+        try await eventually { clickHouse.isAsked.isRaised }
         _ = await counter.use(try catalog(epoch: 2, mode: .multi, viral: 1_000))
-        mayAnswer.raise()
+        clickHouse.mayAnswer.raise()
         try await counting.value
     }
 
@@ -440,20 +428,28 @@ import Testing
         let counter = try await counter(RedisServer.shared.value)
         _ = await counter.use(try catalog(epoch: 1, mode: .multi, viral: 1_000))
         #expect(try await counter.begin([entity], asOf: BatchNumber(rawValue: 5)) == [entity])
-        let (isAsked, mayAnswer) = (OnceSignal(), OnceSignal())
-        try await counter.count(like(5_000), at: chunk(6)) { _ in
-            isAsked.raise()
-            try await eventually { mayAnswer.isRaised }
-            return [:]
-        }
+        let clickHouse = SlowClickHouse()
+        try await counter.count(like(5_000), at: chunk(6), ask: clickHouse.answer)
         let reading = sample(1...1_500)
         let installing = Task { try await counter.install([reading]) }
-        try await eventually { isAsked.isRaised }
+        try await eventually { clickHouse.isAsked.isRaised }
         try await counter.count(like(5_001), at: chunk(7)) { _ in [:] }
-        mayAnswer.raise()
+        clickHouse.mayAnswer.raise()
         try await installing.value
         #expect(try await total(RedisServer.shared.value) == "1502")
         try await counter.count(like(5_002), at: chunk(8)) { _ in [:] }
         #expect(try await total(RedisServer.shared.value) == "1503")
+    }
+}
+
+/// Answers, when it may, that it knows nothing.
+private struct SlowClickHouse: Sendable {
+    let isAsked = OnceSignal()
+    let mayAnswer = OnceSignal()
+
+    func answer(_ keys: [ReactionKey]) async throws -> [ReactionKey: KnownFlags] {
+        isAsked.raise()
+        try await eventually { mayAnswer.isRaised }
+        return [:]
     }
 }

@@ -2,6 +2,7 @@ import Logging
 import Pipeline
 import ReactionModel
 import RedisStore
+import SeededRandom
 import Synchronization
 import TestSupport
 import Testing
@@ -48,7 +49,7 @@ private final class World {
     private static let suffixes = ["reaction_counts", "reactions", "sample", "total_reactions", "viral"]
     private let server: RedisServer
     private let redis: TestSupport.RedisConnection
-    private var random: SeededGenerator
+    private var random: SplitMix
     private var epoch: Int64 = 0
     /// Confirmed, in order.
     private var chunks: [(place: CountedChunk, events: [Event])] = []
@@ -69,7 +70,7 @@ private final class World {
     init(_ server: RedisServer, seed: UInt64) throws {
         self.server = server
         redis = try server.connect()
-        random = SeededGenerator(seed: seed)
+        random = SplitMix(seed: seed)
     }
 
     func begin() async throws {
@@ -281,18 +282,5 @@ private final class World {
             try #require(
                 length == 0 && !isWhole || length == Int64(29 + 20 * truth.count), "\(when): list of \(entity)")
         }
-    }
-}
-
-private struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    init(seed: UInt64) { state = seed &* 0x9e37_79b9_7f4a_7c15 | 1 }
-
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
     }
 }

@@ -1,5 +1,6 @@
 import AgentTestSupport
 import Glibc
+import Logging
 import Pipeline
 import PostgresSource
 import ReactionModel
@@ -53,6 +54,20 @@ import Testing
             #expect(try writer.value("SELECT epoch > 1 FROM reactions.entity_type WHERE type_id = 1") == "t")
             #expect(metrics.text().contains("reactiond_postgres_failures_total 0\n"))
         }
+    }
+
+    @Test func whoseTermIsOverDoesNotProveByTheNextTermsSessionThatItLeads() async throws {
+        let database = try await OutboxDatabase.make()
+        let (source, _) = try await database.leader()
+        let deliverer = Deliverer(
+            source: source, sink: MemorySink(), reader: ChunkReader(reader: await source.makeReader()),
+            metrics: Metrics(), logger: Logger(label: "test"), inherited: nil, requestTimeout: .zero)
+        try await deliverer.proveLeading()
+        let former = Task {
+            withUnsafeCurrentTask { $0?.cancel() }
+            try await deliverer.proveLeading()
+        }
+        await #expect(throws: CancellationError.self) { try await former.value }
     }
 
     @Test func withoutClickHouseRedisStillGetsEverything() async throws {

@@ -119,6 +119,16 @@ import Testing
         }
     }
 
+    @Test("servers of Redis that cannot be found any more are told to be away, and their memory is not known")
+    func away() throws {
+        let metrics = try Self.complete()
+        metrics.update { $0.redisServers = RedisWatchService.away($0.redisServers) }
+        let page = metrics.text()
+        #expect(page.contains("\nreactiond_redis_reachable_bool{server=\"127.0.0.1:6379\"} 0.0\n"))
+        #expect(!page.contains("reactiond_redis_used_memory_bytes{"))
+        #expect(RedisWatchService.away(nil) == nil)
+    }
+
     @Test("what is not known, and what a follower has seen, is not shown")
     func unknown() throws {
         let metrics = try Self.complete()

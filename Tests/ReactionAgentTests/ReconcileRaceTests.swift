@@ -30,12 +30,7 @@ import Testing
                     "entities.viral_horizon=0s",
                 ])
             try site.like(1, users: 10)
-            let source = try await site.source()
-            let place = try await source.place()
-            await source.close()
-            let type = try #require(place.types.first)
-            let scan = CacheScan(settings: site.redisSettings, place: place)
-            _ = try await scan.begin()
+            let (scan, type) = try await site.scan()
             let race = Race(
                 site: site, agent: agent, scan: scan, entity: EntityAddress(typeID: type.typeID, id: 1), type: type)
             try await race.built(.regular)

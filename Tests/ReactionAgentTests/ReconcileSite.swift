@@ -187,6 +187,17 @@ struct ReconcileSite {
 
     func source() async throws -> ReconcileSource { try await Self.source(stack) }
 
+    /// What a run of now would look with, and the type as it is now.
+    func scan() async throws -> (CacheScan, EntityType) {
+        let source = try await source()
+        let place = try await source.place()
+        await source.close()
+        guard let type = place.types.first else { throw TestSupportError("no entity type") }
+        let scan = CacheScan(settings: redisSettings, place: place)
+        _ = try await scan.begin()
+        return (scan, type)
+    }
+
     private static func source(_ stack: Stack) async throws -> ReconcileSource {
         let source = ReconcileSource(
             settings: PostgresSettings(conninfo: stack.postgres.conninfo(database: stack.database)))

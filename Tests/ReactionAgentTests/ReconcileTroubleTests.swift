@@ -58,12 +58,7 @@ import Testing
             "slowlog-log-slower-than 0", "slowlog-max-len 100000",
         ])
         let site = try await ReconcileSite.make(redis: redis)
-        let source = try await site.source()
-        let place = try await source.place()
-        await source.close()
-        let type = try #require(place.types.first)
-        let scan = CacheScan(settings: site.redisSettings, place: place)
-        _ = try await scan.begin()
+        let (scan, type) = try await site.scan()
         try site.build(1, likes: 10_000)
         try site.build(2, likes: 52_000)
         try site.build(3, likes: 60_000)

@@ -1,6 +1,7 @@
 import ClickHouseStore
 import ReactionModel
 import RedisStore
+import SeededRandom
 import Testing
 
 @testable import ReactionBackend
@@ -104,7 +105,7 @@ import Testing
     }
 
     @Test func noBytesFromOutsideTrapADecoder() {
-        var random = SplitMix(state: 0x5eed)
+        var random = SplitMix(seed: 0x5eed)
         let alphabet = Array("*$:+-0123456789\r\n_?ncp:abf".utf8)
         for round in 0..<20_000 {
             let length = Int.random(in: 0...80, using: &random)
@@ -126,17 +127,5 @@ import Testing
             _ = ClickHouseError.code(in: Array("Code: ".utf8) + bytes)
             _ = RedisInfo.value(of: "run_id", in: bytes[...])
         }
-    }
-}
-
-/// Repeatable random numbers.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = (state ^ state >> 30) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ mixed >> 27) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ mixed >> 31
     }
 }

@@ -1,3 +1,4 @@
+import SeededRandom
 import TestSupport
 
 /// What a load of 95 reads to 5 writes costs PostgreSQL: on the table, and in phase `stop_writes`.
@@ -104,7 +105,7 @@ struct DatabaseLoad {
         let reading = try PreparedStatement(session, read)
         let creating = try PreparedStatement(session, create)
         let removing = try PreparedStatement(session, remove)
-        var random = SplitMix(state: UInt64(client))
+        var random = SplitMix(seed: UInt64(client))
         var created: [(user: Int64, image: Int64)] = []
         for statement in 0..<statements {
             // A client's own users: none waits for another.

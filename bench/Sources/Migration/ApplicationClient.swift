@@ -1,4 +1,5 @@
 import Glibc
+import SeededRandom
 import Synchronization
 import TestSupport
 
@@ -55,7 +56,7 @@ final class ApplicationClient {
         self.reactions = reactions
         self.users = reactions.keys.sorted()
         self.hotUsers = max(users.count / 50, 1)
-        self.random = SplitMix(state: seed)
+        self.random = SplitMix(seed: seed)
     }
 
     /// Works until it is told to stop, at a steady rate as long as the machine keeps up.
@@ -244,18 +245,5 @@ enum Kinds {
 
     static func flag(_ name: String) -> Int {
         names.firstIndex(of: name).map { 1 << $0 } ?? 0
-    }
-}
-
-/// Sebastiano Vigna's SplitMix64: the same load in every run.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
     }
 }
