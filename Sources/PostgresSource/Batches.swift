@@ -250,8 +250,8 @@ extension PostgresSource {
 }
 
 extension PostgresSource.Newest {
-    /// The floor this batch brings once its transactions have ended.
-    var floor: Int64 { number.rawValue & ~Version.maximumSequence | sequenceSeen }
+    /// The floor this batch brings once its transactions have ended; none, as `finish` sees it, if it has seen no version.
+    var floor: Int64 { sequenceSeen > 0 ? number.rawValue & ~Version.maximumSequence | sequenceSeen : 0 }
 }
 
 extension Version {

@@ -33,6 +33,11 @@ extension PostgresSource {
     func floor() throws -> Int64 {
         try session.query("SELECT floor FROM reactions._mirror").required(0, 0)
     }
+
+    /// As if the last empty batch were long ago.
+    func forgetPace() {
+        lastEmptyBatch = nil
+    }
 }
 
 @Suite struct BatchTests {
@@ -74,6 +79,19 @@ extension PostgresSource {
         try await eventually {
             _ = try await source.deliverNext()
             return try await source.floor() >= version
+        }
+    }
+
+    /// Transactions that have nothing to do with reactions end all the time.
+    @Test func aDatabaseWithoutReactionsIsLeftAlone() async throws {
+        let database = try await OutboxDatabase.make()
+        let (source, _) = try await database.leader()
+        let other = try database.connect()
+        #expect(try await source.deliverNext() == [])
+        for _ in 0..<3 {
+            try other.execute("SELECT pg_current_xact_id()")
+            await source.forgetPace()
+            #expect(try await source.look().batch == nil)
         }
     }
 
