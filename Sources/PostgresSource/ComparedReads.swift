@@ -10,21 +10,22 @@ public actor ComparedReads {
         self.settings = settings
     }
 
-    /// Returns whether there was a type in the phase, or a difference to be looked at again. Without either the session is not kept.
+    public func close() {
+        connection = nil
+    }
+
+    /// Returns whether there was a type in the phase, or a difference to be looked at again.
     public func digest() throws(PostgresError) -> Bool {
         do throws(PostgresError) {
             let session = try connection.usable { () throws(PostgresError) in
                 try settings.openSession("compared reads", .shortCalls, wakeUp: wakeUp)
             }
-            let found = try session.query(
+            let found = try session.poll(
                 """
                 SELECT EXISTS (SELECT FROM reactions.entity_type WHERE phase = 'dual_read')
                     OR EXISTS (SELECT FROM reactions.mismatch WHERE class IS NULL)
                 """)
-            guard found.isTrue(0, 0) else {
-                connection = nil
-                return false
-            }
+            guard found.isTrue(0, 0) else { return false }
             _ = try session.query("CALL reactions._digest_compared()")
             return true
         } catch {

@@ -41,7 +41,7 @@ public actor Phases {
     }
 
     public func look() throws(PostgresError) -> Look {
-        let found = try session.query(
+        let found = try session.poll(
             """
             SELECT t.entity_type, t.phase, t.auto_advance ? t.phase,
                 (t.auto_advance ->> t.phase)::interval <= clock_timestamp() - (

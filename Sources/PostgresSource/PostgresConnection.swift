@@ -11,6 +11,8 @@ final class PostgresConnection {
     /// For one conversation.
     private let timeout: Duration
     private(set) var isInUnknownState = false
+    /// The names of the statements that `poll` has prepared, by their text.
+    private var prepared: [String: String] = [:]
     /// Told the server's notices and warnings, each as a line or more.
     var notice: (@Sendable (String) -> Void)?
 
@@ -79,6 +81,27 @@ final class PostgresConnection {
         }
         guard let result = results.last else { throw PostgresError(connection: connection) }
         return result
+    }
+
+    /// One statement that is asked again and again: PostgreSQL parses and plans it once in a session. Its text stays the same, what varies
+    /// is a parameter. A failure ends the session, since an update of the extension may have made the plan useless.
+    func poll(_ sql: String, _ parameters: [String?] = []) throws(PostgresError) -> PostgresResult {
+        do throws(PostgresError) {
+            let name = prepared[sql] ?? "poll_\(prepared.count)"
+            if prepared.updateValue(name, forKey: sql) == nil {
+                _ = try converse { PQsendPrepare(self.connection, name, sql, 0, nil) }
+            }
+            let results = try converse {
+                Self.withCStrings(parameters) { values in
+                    PQsendQueryPrepared(self.connection, name, Int32(parameters.count), values, nil, nil, 0)
+                }
+            }
+            guard let result = results.last else { throw PostgresError(connection: connection) }
+            return result
+        } catch {
+            isInUnknownState = true
+            throw error
+        }
     }
 
     /// Begins `COPY … TO STDOUT`, or `COPY … FROM STDIN`. Until `continueCopy` has returned true, or `endCopyIn` has returned, the

@@ -20,11 +20,15 @@ struct ComparedReadsService: Service {
         } onGracefulShutdown: {
             reads.interrupt()
         }
+        await reads.close()
     }
 
     /// Returns whether there is more to come.
     private func digest() async -> Bool {
-        guard metrics.role == .leading else { return false }
+        guard metrics.role == .leading else {
+            await reads.close()
+            return false
+        }
         do throws(PostgresError) {
             return try await reads.digest()
         } catch {

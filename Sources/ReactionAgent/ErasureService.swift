@@ -38,6 +38,7 @@ struct ErasureService: Service {
     /// Returns whether there are users left to be erased.
     private func round() async -> Bool {
         guard metrics.role == .leading else {
+            await erasures.close()
             metrics.update { $0.erasures = nil }
             return false
         }
@@ -45,7 +46,6 @@ struct ErasureService: Service {
             let pending = try await erasures.pending(atMost: Erasure.mostUsers)
             metrics.update { $0.erasures = (pending.count, Double(pending.oldestSeconds)) }
             if !pending.ready.isEmpty { try await erase(pending.ready) }
-            if pending.count == 0 { await erasures.close() }
             return pending.count > 0
         } catch {
             await erasures.close()

@@ -9,7 +9,7 @@ internal import ServiceLifecycle
 /// Decisions are in `RollBack`. Everything that is done is in PostgreSQL, so whoever leads next goes on with it.
 struct RollBackService: Service {
     /// Between two looks for requests.
-    static let interval: Duration = .milliseconds(500)
+    static let interval: Duration = .seconds(1)
 
     let postgres: PostgresSettings
     let clickHouse: ClickHouseSettings
