@@ -45,6 +45,35 @@ import Testing
         try await site.expectTruth()
     }
 
+    @Test("an entity that ClickHouse cannot tell about does not keep the others waiting")
+    func oneThatFails() async throws {
+        let clickHouse = try await ClickHouseServer.start()
+        let proxy = try FaultProxy(target: clickHouse.httpPort)
+        let site = try await CountingSite.make(clickHouse: clickHouse)
+        let agent = try site.stack.startAgent(["--set", "clickhouse.url=http://127.0.0.1:\(proxy.port)"])
+        defer { agent.stop(15) }
+        try site.session.execute(CountingSite.change)
+        try await site.stack.drained(site.session)
+        // Nobody has reacted to it, so nothing else that the agent sends names it.
+        let failing = "987654321"
+        proxy.breakEvery(containing: failing, .cutRequest(afterBytes: 0))
+        let status = "SELECT (reactions.entity_status(\(failing))).tier IS NULL"
+        try await eventually("the others are in Redis") {
+            try site.session.execute(
+                "SELECT reactions.counts(ARRAY(SELECT generate_series(0, 9)::bigint) || \(failing)::bigint)")
+            return try site.session.value(
+                "SELECT bool_and((reactions.entity_status(e)).tier IS NOT NULL) FROM generate_series(0, 9) e") == "t"
+        }
+        #expect(proxy.faults > 0)
+        #expect(try site.session.value(status) == "t")
+        try await site.expectTruth()
+        proxy.mend()
+        try await eventually("it is in Redis, too") {
+            try site.session.execute("SELECT reactions.total(\(failing))")
+            return try site.session.value(status) == "f"
+        }
+    }
+
     @Test("a Redis that is given older contents while it runs is noticed, and nothing of them is counted on")
     func restoredInPlace() async throws {
         let redis = try await RedisServer.start(configuration: ["enable-debug-command local"])

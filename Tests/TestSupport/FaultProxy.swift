@@ -2,7 +2,8 @@ import Foundation
 import Glibc
 import Synchronization
 
-/// A TCP proxy on a loopback port that breaks one conversation in a given way, the next time a client's bytes contain a given text.
+/// A TCP proxy on a loopback port that breaks one conversation in a given way, the next time a client's bytes contain a given text, or
+/// every one that does.
 public final class FaultProxy: Sendable {
     public enum Fault: Sendable {
         /// Passes the given number of the client's bytes on, from the beginning of those that contain the text, then resets both sides.
@@ -20,6 +21,7 @@ public final class FaultProxy: Sendable {
     private struct Trap {
         var text: String
         var fault: Fault
+        var isLasting = false
     }
 
     public let port: UInt16
@@ -58,6 +60,13 @@ public final class FaultProxy: Sendable {
     public func breakNext(containing text: String, _ fault: Fault) {
         trap.withLock { $0 = Trap(text: text, fault: fault) }
     }
+
+    public func breakEvery(containing text: String, _ fault: Fault) {
+        trap.withLock { $0 = Trap(text: text, fault: fault, isLasting: true) }
+    }
+
+    /// From here on everything is passed on.
+    public func mend() { trap.withLock { $0 = nil } }
 
     /// Lets go of what was kept back.
     public func release() { released.signal() }
@@ -131,7 +140,7 @@ public final class FaultProxy: Sendable {
             guard let found = trap, let place = Data(bytes).range(of: Data(found.text.utf8), options: .backwards) else {
                 return nil
             }
-            trap = nil
+            if !found.isLasting { trap = nil }
             switch found.fault {
             case .holdAnswer, .holdRequest: break
             case .cutRequest, .loseAnswer, .hang: sprung.withLock { $0 += 1 }

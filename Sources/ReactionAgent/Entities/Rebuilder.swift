@@ -49,22 +49,26 @@ struct Rebuilder: Sendable {
                 allowance + (now - last) / .seconds(1) * Double(entitiesPerSecond), Double(max(entitiesPerSecond, 1)))
             last = now
             let pause: Duration
+            var wanted: [EntityID] = []
             do {
                 if now - lastCatalog >= Self.catalogInterval {
                     _ = await counter.use(try await postgres.catalog())
                     lastCatalog = now
                 }
-                let found = try await round(min(Int(allowance), size))
-                if found > 0 { size = min(2 * size, Self.entitiesPerRound) }
-                allowance -= Double(found)
-                if found > 0 { lastFound = .now }
+                wanted = try await counter.takeWanted(min(Int(allowance), size))
+                if !wanted.isEmpty {
+                    try await rebuild(wanted)
+                    size = min(2 * size, Self.entitiesPerRound)
+                    allowance -= Double(wanted.count)
+                    lastFound = .now
+                }
                 pause = Self.interval(after: .now - lastFound)
                 backoff.succeeded()
             } catch {
                 if Task.isCancelled { return }
                 pause = backoff.failed()
                 // One of them may be the reason: what it is asked for together with is not to wait for it.
-                size = max(size / 2, 1)
+                if !wanted.isEmpty { size = max(wanted.count / 2, 1) }
                 await mend(error)
             }
             try? await Task.sleep(for: pause)
@@ -77,10 +81,7 @@ struct Rebuilder: Sendable {
         return quiet < busyFor + idleFor ? idleInterval : quietInterval
     }
 
-    /// Returns the number of entities that were wanted.
-    private func round(_ limit: Int) async throws -> Int {
-        let wanted = try await counter.takeWanted(limit)
-        guard !wanted.isEmpty else { return 0 }
+    private func rebuild(_ wanted: [EntityID]) async throws {
         let catalog = await counter.use(try await postgres.catalog())
         let base = try await postgres.confirmedBatch()
         let server = try await deliverer.verifiedStart()
@@ -98,7 +99,6 @@ struct Rebuilder: Sendable {
             if entities.count > 1 { await counter.abandon(entities) } else { await counter.giveUp(entities) }
             throw error
         }
-        return wanted.count
     }
 
     private func rebuild(

@@ -11,6 +11,9 @@ struct Viral: AsyncParsableCommand {
     @Option(help: "Reactions that the post gets (default: 40000000, in the short form 200000).")
     var events: Int?
 
+    @Option(help: "In which order users come: mixed, or ascending, by their ids.")
+    var users = ViralLoad.Users.mixed
+
     /// As the type has it by default.
     static let threshold = 10_000
 
@@ -26,8 +29,8 @@ struct Viral: AsyncParsableCommand {
         var report = Report()
         let site = try await EntitySite([ViralLoad.type], isLarge: !options.short)
         // Reactions that come while the post is read, too.
-        let load = try await ViralLoad(site, limit: limit * 2, rowsPerTransaction: rowsPerTransaction)
-        report.title("A post with \(limit) reactions, in transactions of \(rowsPerTransaction)")
+        let load = try await ViralLoad(site, limit: limit * 2, users: users, rowsPerTransaction: rowsPerTransaction)
+        report.title("A post with \(limit) reactions, in transactions of \(rowsPerTransaction), users \(users)")
         let slices = try await grow(load, site, report)
         try await table(slices, load, &report)
 
@@ -143,3 +146,5 @@ struct Viral: AsyncParsableCommand {
         try report.figure("viral_db_reads", 1000 * Double(asked) / Double(reads.reduce(0) { $0 + $1.reads }))
     }
 }
+
+extension ViralLoad.Users: ExpressibleByArgument {}

@@ -6,6 +6,13 @@ final class ViralLoad {
     static let post = 7
     static let type = CountedType.post
 
+    /// Whose reaction comes next. In ascending order every row goes to the end of the application's index and of the outbox's; mixed, it
+    /// goes anywhere into them, and the larger they are the longer that takes PostgreSQL.
+    enum Users: String, CaseIterable, Sendable {
+        case mixed
+        case ascending
+    }
+
     /// A stretch of the way to the last reaction: what was written, counted, and what that took.
     struct Slice {
         /// Of the post, when the slice is counted.
@@ -38,21 +45,23 @@ final class ViralLoad {
     private let site: EntitySite
     /// The most that the post will have.
     private let limit: Int
+    private let users: Users
     private let rowsPerTransaction: Int
     private(set) var reactions = 0
     private var bytesAtFirst = 0
 
-    init(_ site: EntitySite, limit: Int, rowsPerTransaction: Int) async throws {
+    init(_ site: EntitySite, limit: Int, users: Users, rowsPerTransaction: Int) async throws {
         self.site = site
         self.limit = limit
+        self.users = users
         self.rowsPerTransaction = rowsPerTransaction
         try await site.install(Self.post...Self.post, of: Self.type)
         bytesAtFirst = try RedisUsage(site.redis).usedBytes
     }
 
-    /// Users in no order, as they come to a post, and yet so that neighbours in an index come soon: the application's table is not what
-    /// is measured. 7919 is a prime that does not divide the modulus, so no two numbers are one user.
+    /// Mixed by 7919, a prime that does not divide the modulus, so that no two numbers are one user.
     func user(_ number: String) -> String {
+        if users == .ascending { return number }
         var modulus = limit + 3
         while modulus.isMultiple(of: 7919) { modulus += 1 }
         return "1 + \(number)::bigint * 7919 % \(modulus)"
