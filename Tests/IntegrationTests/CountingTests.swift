@@ -248,6 +248,38 @@ import Testing
         }
     }
 
+    @Test("a count that ClickHouse tells below zero is refused, kept nowhere, and right again when it is")
+    func belowZero() async throws {
+        let site = try await CountingSite.make()
+        let session = site.session
+        try session.execute("UPDATE reactions.entity_type SET viral_threshold = 100, regular_threshold = 80")
+        let agent = try site.stack.startAgent()
+        defer { agent.stop(15) }
+        try session.execute("SELECT reactions.react(u, 5, 'Like') FROM generate_series(1, 200) u")
+        try session.execute("SELECT reactions.react(1, 5, 'Heart')")
+        try await site.stack.drained(session)
+        func plant(_ delta: Int, part: Int) throws {
+            _ = try site.stack.clickHouseRows(
+                """
+                INSERT INTO {db}.reactionDeltas (entityType, entityId, metricType, delta, batch, part)
+                SELECT entityType, entityId, metricType, \(delta), batch, \(part) FROM {db}.reactionDeltas
+                WHERE entityId = 5 AND toString(metricType) LIKE '%Heart' LIMIT 1
+                """)
+        }
+        try plant(-3, part: 900_000)
+        for _ in 1...3 {
+            let error = #expect(throws: (any Error).self) {
+                try session.execute("SELECT reactions.counts(ARRAY[5]::bigint[])")
+            }
+            #expect("\(error, default: "")".contains("less than zero"))
+        }
+        try await eventually("the agent has refused it") { agent.log.contains("a count below zero") }
+        #expect(try session.value("SELECT (reactions.entity_status(5)).tier IS NULL") == "t")
+        try plant(3, part: 900_001)
+        try await site.expectTruth()
+        #expect(try session.value("SELECT reactions.total(5)") == "201")
+    }
+
     @Test("entities of a table that nobody writes to are in Redis all the same", arguments: [false, true])
     func withoutABatch(hasRows: Bool) async throws {
         let stack = try await Stack.make()
