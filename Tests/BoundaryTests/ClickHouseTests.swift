@@ -90,6 +90,27 @@ extension Boundary {
             #expect(try caller.read(nil, truth: RX_TRUTH_CLICKHOUSE).isComplete == false)
         }
 
+        /// The server does not see that the reader has gone: it would read on for ever.
+        @Test func whatNobodyWaitsForAnyMoreTheServerGivesUp() async throws {
+            let server = try await ClickHouseServer.shared.value
+            let caller = try await caller(server, [])
+            let database = caller.settings.clickHouseDatabase
+            try server.query("DROP TABLE entityMetricEvents", database: database)
+            try server.query(
+                """
+                CREATE VIEW entityMetricEvents AS SELECT 'Endless' AS entityType, toInt64(number) AS entityId, toInt64(-1) AS userId,
+                'ReactionLike' AS metricType, toInt8(1) AS metricValue, toDateTime(0) AS createdAt, number AS version,
+                toUInt64(1) AS batch FROM system.numbers
+                """, database: database)
+            caller.typeName = "Endless"
+            caller.settings.clickHouseTimeout = 300
+            let failure = try #require(throws: Caller.Failure.self) { try caller.read([7], truth: RX_TRUTH_CLICKHOUSE) }
+            #expect(failure.code == code(RX_ERROR_CLICKHOUSE_UNREACHABLE))
+            try await eventually("the server reads no more") {
+                try server.query("SELECT query FROM system.processes WHERE query LIKE concat('%End', 'less%')").isEmpty
+            }
+        }
+
         @Test(arguments: Engine.allCases) func moreIDsThanOneQueryHolds(engine: Engine) async throws {
             let server = try await engine.server
             let caller = try await caller(server, [("Image", 20_000, 1, "Like", 1, 1), ("Image", 1, 1, "Cry", 1, 1)])
