@@ -48,7 +48,7 @@ public actor BackfillSource {
 
     /// Begins the backfills that a restored dump has lost.
     public func beginLost() throws(PostgresError) {
-        _ = try session.poll(
+        _ = try session.queryPrepared(
             """
             SELECT reactions.restart_backfill(t.entity_type) FROM reactions.entity_type t
             WHERE NOT t.backfilled AND t.legacy_table IS NOT NULL
@@ -59,7 +59,7 @@ public actor BackfillSource {
     /// The names of types whose backfill is to be gone on with.
     /// - Parameter all: else those that were asked for.
     public func pending(all: Bool) throws(PostgresError) -> [String] {
-        let result = try session.poll(
+        let result = try session.queryPrepared(
             """
             SELECT t.entity_type FROM reactions.entity_type t
             JOIN LATERAL (SELECT * FROM reactions._backfill b WHERE b.type_id = t.type_id ORDER BY b.version DESC LIMIT 1) b ON true

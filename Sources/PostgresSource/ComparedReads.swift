@@ -20,7 +20,7 @@ public actor ComparedReads {
             let session = try connection.usable { () throws(PostgresError) in
                 try settings.openSession("compared reads", .shortCalls, wakeUp: wakeUp)
             }
-            let found = try session.poll(
+            let found = try session.queryPrepared(
                 """
                 SELECT EXISTS (SELECT FROM reactions.entity_type WHERE phase = 'dual_read')
                     OR EXISTS (SELECT FROM reactions.mismatch WHERE class IS NULL)

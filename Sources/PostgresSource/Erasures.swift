@@ -58,7 +58,7 @@ public actor Erasures {
     /// backfill sealed none of the rows that it has read is under way; and with no row in the outbox no kept batch has any, so nothing is
     /// sent again after a restart of ClickHouse.
     public func pending(atMost limit: Int) throws(PostgresError) -> Pending {
-        let counted = try open().poll(
+        let counted = try open().queryPrepared(
             """
             SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(requested_at)), 0)::bigint
             FROM reactions.forgotten_user WHERE state <> 'erased'

@@ -153,7 +153,7 @@ public actor MatchSource {
     public func due(_ scope: Scope, every interval: Duration?) throws(PostgresError) -> [String] {
         guard let interval else { return [] }
         let seconds = Double(interval.components.seconds)
-        let result = try session.poll(
+        let result = try session.queryPrepared(
             """
             SELECT t.entity_type FROM reactions.entity_type t
             LEFT JOIN LATERAL (

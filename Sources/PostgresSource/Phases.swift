@@ -41,7 +41,7 @@ public actor Phases {
     }
 
     public func look() throws(PostgresError) -> Look {
-        let found = try session.poll(
+        let found = try session.queryPrepared(
             """
             SELECT t.entity_type, t.phase, t.auto_advance ? t.phase,
                 (t.auto_advance ->> t.phase)::interval <= clock_timestamp() - (

@@ -11,7 +11,7 @@ final class PostgresConnection {
     /// For one conversation.
     private let timeout: Duration
     private(set) var isInUnknownState = false
-    /// The names of the statements that `poll` has prepared, by their text.
+    /// The names of prepared statements, by their text.
     private var prepared: [String: String] = [:]
     /// Told the server's notices and warnings, each as a line or more.
     var notice: (@Sendable (String) -> Void)?
@@ -84,12 +84,13 @@ final class PostgresConnection {
     }
 
     /// One statement that is asked again and again: PostgreSQL parses and plans it once in a session. Its text stays the same, what varies
-    /// is a parameter. A failure ends the session, since an update of the extension may have made the plan useless.
-    func poll(_ sql: String, _ parameters: [String?] = []) throws(PostgresError) -> PostgresResult {
+    /// is a parameter. After a failure the connection is not used again, since an update of the extension may have made the plan useless.
+    func queryPrepared(_ sql: String, _ parameters: [String?] = []) throws(PostgresError) -> PostgresResult {
         do throws(PostgresError) {
-            let name = prepared[sql] ?? "poll_\(prepared.count)"
-            if prepared.updateValue(name, forKey: sql) == nil {
+            let name = prepared[sql] ?? "statement_\(prepared.count)"
+            if prepared[sql] == nil {
                 _ = try converse { PQsendPrepare(self.connection, name, sql, 0, nil) }
+                prepared[sql] = name
             }
             let results = try converse {
                 Self.withCStrings(parameters) { values in

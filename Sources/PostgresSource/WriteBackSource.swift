@@ -49,7 +49,8 @@ public actor WriteBackSource {
     /// The requests that are open, after those that nobody waits for have been ended.
     public func requests() throws(PostgresError) -> [(request: Int64, entityType: String)] {
         let session = try writing
-        let isOpen = try session.poll("SELECT EXISTS (SELECT FROM reactions.write_back WHERE finished_at IS NULL)")
+        let isOpen = try session.queryPrepared(
+            "SELECT EXISTS (SELECT FROM reactions.write_back WHERE finished_at IS NULL)")
         guard isOpen.isTrue(0, 0) else { return [] }
         _ = try session.query("SELECT reactions._withdraw_deserted()")
         let found = try session.query(

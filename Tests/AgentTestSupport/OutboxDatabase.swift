@@ -34,7 +34,7 @@ public struct OutboxDatabase: Sendable {
     ) async throws -> (source: PostgresSource, term: PostgresSource.Term) {
         let source = source(limits)
         try await source.open()
-        try await eventually { try await source.becomeLeader() }
+        try await eventually("no other agent leads") { try await source.becomeLeader() }
         return (source, try await source.beginTerm())
     }
 

@@ -48,22 +48,22 @@ import Testing
     }
 
     /// Else a service would get the same error for ever after an update of the extension.
-    @Test func aPollIsPreparedOnceAndEndsTheSessionWhenItsPlanIsOfNoUse() async throws {
+    @Test func aStatementIsPreparedOnceAndEndsTheSessionWhenItsPlanIsOfNoUse() async throws {
         let database = try await OutboxDatabase.make()
         let writer = try database.connect()
         try writer.execute("CREATE TABLE public.t (a integer)")
         let settings = PostgresSettings(conninfo: database.conninfo)
         let session = try settings.openSession("test", .calls, wakeUp: WakeUp())
         let sql = "SELECT a FROM public.t WHERE a > $1"
-        #expect(try session.poll(sql, ["1"]).rows.isEmpty)
+        #expect(try session.queryPrepared(sql, ["1"]).rows.isEmpty)
         try writer.execute("INSERT INTO public.t VALUES (1), (2); CREATE INDEX ON public.t (a)")
-        #expect(try session.poll(sql, ["1"]).text(0, 0) == "2")
-        #expect(try session.poll(sql, ["0"]).rows.count == 2)
-        #expect(try session.poll("SELECT 1").text(0, 0) == "1")
+        #expect(try session.queryPrepared(sql, ["1"]).text(0, 0) == "2")
+        #expect(try session.queryPrepared(sql, ["0"]).rows.count == 2)
+        #expect(try session.queryPrepared("SELECT 1").text(0, 0) == "1")
         #expect(try session.query("SELECT count(*) FROM pg_prepared_statements").text(0, 0) == "2")
 
         try writer.execute("ALTER TABLE public.t ALTER a TYPE bigint")
-        let error = #expect(throws: (any Error).self) { try session.poll(sql, ["1"]) }
+        let error = #expect(throws: (any Error).self) { try session.queryPrepared(sql, ["1"]) }
         #expect("\(error, default: "")".contains("cached plan"))
         #expect(!session.isUsable)
     }

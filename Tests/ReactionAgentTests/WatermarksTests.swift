@@ -54,4 +54,16 @@ import Testing
             #expect(Rebuilder.interval(after: .milliseconds(quiet)) == .milliseconds(interval))
         }
     }
+
+    /// Of those that failed together, not of those that may be: one of eleven is alone after three failures, not after nine.
+    @Test func whatFailedTogetherIsHalved() {
+        var together = Rebuilder.Together()
+        var limits = [together.limit]
+        for count in [11, 5, 2, 1, 0] {
+            together.failed(of: count)
+            limits.append(together.limit)
+        }
+        for _ in 1...10 { together.succeeded() }
+        #expect(limits == [500, 5, 2, 1, 1, 1] && together.limit == 500)
+    }
 }

@@ -20,12 +20,26 @@ struct Rebuilder: Sendable {
     static let quietInterval: Duration = .seconds(1)
     /// A type that is new, or whose table is brought over by now, may have no batch that tells of it.
     static let catalogInterval: Duration = .seconds(5)
-    static let entitiesPerRound = 500
     /// Reactors whose lists are in memory at a time.
     static let reactorsPerQuestion: Int64 = 200_000
     /// Of a viral entity: users come back, and some have no reaction any more.
     static let eventsOfSample = 2 * EntityState.sampleSize
     static let pagesOfSample = 10
+
+    /// How many entities are asked for together.
+    struct Together {
+        static let most = 500
+        private(set) var limit = most
+
+        mutating func succeeded() {
+            limit = min(2 * limit, Self.most)
+        }
+
+        /// One of them may be the reason: what it is asked for together with is not to wait for it.
+        mutating func failed(of count: Int) {
+            if count > 0 { limit = max(count / 2, 1) }
+        }
+    }
 
     let postgres: PostgresSource
     let deliverer: Deliverer
@@ -42,7 +56,7 @@ struct Rebuilder: Sendable {
         var last = ContinuousClock.now
         var lastFound = last
         var lastCatalog = last
-        var size = Self.entitiesPerRound
+        var together = Together()
         while !Task.isCancelled {
             let now = ContinuousClock.now
             allowance = min(
@@ -55,10 +69,10 @@ struct Rebuilder: Sendable {
                     _ = await counter.use(try await postgres.catalog())
                     lastCatalog = now
                 }
-                wanted = try await counter.takeWanted(min(Int(allowance), size))
+                wanted = try await counter.takeWanted(min(Int(allowance), together.limit))
                 if !wanted.isEmpty {
                     try await rebuild(wanted)
-                    size = min(2 * size, Self.entitiesPerRound)
+                    together.succeeded()
                     allowance -= Double(wanted.count)
                     lastFound = .now
                 }
@@ -67,8 +81,7 @@ struct Rebuilder: Sendable {
             } catch {
                 if Task.isCancelled { return }
                 pause = backoff.failed()
-                // One of them may be the reason: what it is asked for together with is not to wait for it.
-                if !wanted.isEmpty { size = max(wanted.count / 2, 1) }
+                together.failed(of: wanted.count)
                 await mend(error)
             }
             try? await Task.sleep(for: pause)
