@@ -151,7 +151,8 @@ let package = Package(
             swiftSettings: agent),
         .systemLibrary(name: "CLua", pkgConfig: "lua5.1", providers: [.apt(["liblua5.1-0-dev"])]),
         .testTarget(name: "ReactionModelTests", dependencies: ["ReactionModel"], swiftSettings: agent),
-        .testTarget(name: "RedisStoreTests", dependencies: ["RedisStore", "CHiredis"], swiftSettings: agent),
+        .testTarget(
+            name: "RedisStoreTests", dependencies: ["ReactionModel", "RedisStore", "TestSupport"], swiftSettings: agent),
         .testTarget(
             name: "UserMapModelTests", dependencies: ["RedisStore", "CLua"], resources: [.embedInCode("Model")],
             swiftSettings: agent),

@@ -1,19 +1,20 @@
 import ReactionModel
 import RedisStore
+import TestSupport
 import Testing
 
 /// The look before an apply, held against the script on a real Redis.
 @Suite struct UserMapNewsTests {
-    private let redis: RedisServer
+    private let redis: PrivateRedis
     private let key = "map"
     private let stamp = Stamp(redisHistory: Array("run".utf8), systemIdentifier: 1, timeline: 1, epoch: 0)
 
-    init() async throws { redis = try await RedisServer() }
+    init() async throws { redis = try await PrivateRedis() }
 
     private var stampText: String { String(decoding: stamp.digits, as: UTF8.self) }
 
     private func text(_ field: String) throws -> ByteCursor? {
-        guard case .text(let text) = try redis("HGET", key, field) else { return nil }
+        guard case .string(let text) = try redis("HGET", key, field) else { return nil }
         return ByteCursor(Array(text.utf8))
     }
 

@@ -1,34 +1,35 @@
 import RedisStore
+import TestSupport
 import Testing
 
 /// The contract of each script, on a real Redis. That the rules are the right ones is the matter of UserMapModelTests.
 @Suite struct UserMapScriptsTests {
-    let redis: RedisServer
+    let redis: PrivateRedis
     let key = "reactions:7"
     let stamp = "00000000000000aa"
     let other = "00000000000000bb"
 
-    init() async throws { redis = try await RedisServer() }
+    init() async throws { redis = try await PrivateRedis() }
 
-    func run(_ script: Script, _ arguments: [String], on redis: RedisServer? = nil) throws -> Reply {
+    func run(_ script: Script, _ arguments: [String], on redis: PrivateRedis? = nil) throws -> RedisReply {
         try (redis ?? self.redis)(["EVAL", String(decoding: script.source, as: UTF8.self), "1", key] + arguments)
     }
 
     func miss(
         _ nonce: String, stamp: String = "00000000000000aa", lease: Int = 60_000, limit: Int = 5000
-    ) throws -> Reply {
+    ) throws -> RedisReply {
         try run(.userMapMiss, [stamp, nonce, "600", "3600", "\(lease)", "\(limit)"])
     }
 
     func fill(
         _ nonce: String, stamp: String = "00000000000000aa", floor: Int, state: String,
         _ fields: KeyValuePairs<Int, String>
-    ) throws -> Reply {
+    ) throws -> RedisReply {
         try run(.userMapFill, [stamp, nonce, "\(floor)", state] + fields.flatMap { ["\($0.key)", $0.value] })
     }
 
     /// Events as (entity, set, clear, version).
-    func apply(_ events: (Int, Int, Int, Int)..., stamp: String = "00000000000000aa") throws -> Reply {
+    func apply(_ events: (Int, Int, Int, Int)..., stamp: String = "00000000000000aa") throws -> RedisReply {
         try run(.userMapApply, [stamp] + events.flatMap { ["\($0.0)", "\($0.1)", "\($0.2)", "\($0.3)"] })
     }
 
@@ -39,7 +40,7 @@ import Testing
     func marker() throws -> [String] { try redis.fields(key)["_", default: ""].split(separator: ":").map(String.init) }
 
     func now() throws -> Int {
-        guard case .array(let time) = try redis("TIME"), case .text(let seconds)? = time.first else { return 0 }
+        guard case .array(let time) = try redis("TIME"), case .string(let seconds)? = time.first else { return 0 }
         return try #require(Int(seconds))
     }
 
@@ -67,7 +68,7 @@ import Testing
 
     @Test func `A map is a hash table from its first field on, so that HMGET does not search it`() throws {
         let nonce = String(repeating: "1", count: 16)
-        #expect(try miss(nonce) == [.text(nonce), "n", 1])
+        #expect(try miss(nonce) == [.string(nonce), "n", 1])
         #expect(try redis("OBJECT", "ENCODING", key) == "hashtable")
         #expect(try fill(nonce, floor: 1, state: "c", [7: "1"]) == 1)
         #expect(try redis("OBJECT", "ENCODING", key) == "hashtable")
@@ -87,8 +88,8 @@ import Testing
     @Test(arguments: ["c", "p"])
     func `A miss in a filled map needs no lease`(state: String) throws {
         try start([1: "1"], state: state)
-        #expect(try miss("2") == ["1", .text(state), 1])
-        #expect(try miss("3") == ["1", .text(state), 1])
+        #expect(try miss("2") == ["1", .string(state), 1])
+        #expect(try miss("3") == ["1", .string(state), 1])
         #expect(try fields() == ["1": "1"])
     }
 
@@ -307,8 +308,7 @@ import Testing
 
     /// A cluster refuses a script that touches a key it has not declared.
     @Test func `The scripts run in a cluster`() async throws {
-        let cluster = try await RedisServer(
-            "--cluster-enabled", "yes", "--cluster-port", "\(try freePort())", "--bind", "127.0.0.1")
+        let cluster = try await PrivateRedis("cluster-enabled yes", "cluster-port \(try FreePort.next())")
         try cluster("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         try await eventually { try cluster("SET", "a", "b") == "OK" }
         for script in Script.ofUserMaps {
@@ -316,7 +316,7 @@ import Testing
         }
     }
 
-    static let success: [Script: Reply] = [
+    static let success: [Script: RedisReply] = [
         .userMapMiss: ["1", "n", 1], .userMapFill: 1, .userMapApply: 1, .userMapTouch: 1,
     ]
 }
