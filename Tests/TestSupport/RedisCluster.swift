@@ -39,6 +39,8 @@ public final class RedisCluster: RedisDeployment {
                 "cluster-enabled yes", "cluster-port \(try FreePort.next())",
                 // What is on the servers that are left is served.
                 "cluster-require-full-coverage no", "repl-diskless-sync-delay 0",
+                // A replica whose first election fails on a busy machine tries again, however long ago it heard of its master.
+                "cluster-replica-validity-factor 0",
             ] + configuration, password: password)
     }
 
@@ -51,10 +53,16 @@ public final class RedisCluster: RedisDeployment {
         try await eventually("the replica replicates") {
             try redis.command("CLUSTER", "REPLICATE", id) == .string("OK")
         }
-        try await eventually("the replica is in step, and everybody knows it") {
+        // Who is only being introduced is forgotten if that takes too long, and nobody introduces it again when the master is gone.
+        try await eventually("the replica is in step, and everybody knows everybody") {
             try master.connect().command("INFO", "replication").string?.contains("state=online") == true
-                && servers.allSatisfy { server in
-                    (try? server.connect().command("CLUSTER", "NODES").string?.contains(":\(replica.port)@")) == true
+                && (servers + [replica]).allSatisfy { server in
+                    guard let nodes = try? server.connect().command("CLUSTER", "NODES").string else { return false }
+                    return !nodes.contains("handshake")
+                        && nodes.split(separator: "\n").contains {
+                            $0.contains(":\(replica.port)@") && $0.contains("slave \(id) ")
+                        }
+                        && servers.allSatisfy { nodes.contains(":\($0.port)@") }
                 }
         }
         return replica
